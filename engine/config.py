@@ -1,0 +1,58 @@
+"""Every ``SPARSEC_*`` environment variable, in one table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsec.errors import ConfigError
+
+#: name -> (default, meaning)
+VARIABLES: Mapping[str, tuple[str, str]] = {
+    "SPARSEC_DEBUG": ("0", "1 a line per pass, 2 each pass's IR diff, 3 each kernel, 4 TIR, 5 assembly"),
+    "SPARSEC_DUMP": ("", "folder that receives the graph after every pass, 000_imported.txt onward"),
+    "SPARSEC_THREADS": ("1", "threads a program runs on unless told otherwise"),
+    "SPARSEC_CACHE": ("~/.cache/sparsec", "folder of compiled kernels; empty string: no cache"),
+    "SPARSEC_CC": ("cc", "the C compiler that links kernels"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The variables' values, read once per call of :func:`settings`."""
+
+    debug: int
+    dump: Path | None
+    threads: int
+    cache: Path | None
+    cc: str
+
+
+def settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        ConfigError: a variable that must be a number is not one.
+    """
+    cache = _text("SPARSEC_CACHE")
+    dump = _text("SPARSEC_DUMP")
+    return Settings(
+        debug=_number("SPARSEC_DEBUG", low=0),
+        dump=Path(dump).expanduser() if dump else None,
+        threads=_number("SPARSEC_THREADS", low=1),
+        cache=Path(cache).expanduser() if cache else None,
+        cc=_text("SPARSEC_CC"),
+    )
+
+
+def _text(name: str) -> str:
+    return os.environ.get(name, VARIABLES[name][0])
+
+
+def _number(name: str, low: int) -> int:
+    raw = _text(name)
+    if not raw.isdigit() or int(raw) < low:
+        raise ConfigError(f"{name}={raw!r}: expected a whole number of at least {low}")
+    return int(raw)

@@ -1,0 +1,200 @@
+"""PyTorch -> our graph: torch.export, then TVM's Relax importer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+import tvm
+from torch import nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from tvm import relax, tirx
+from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
+
+from sparsec.errors import ModelError
+from sparsec.frontends.from_relax import Imported, free_sizes, from_relax, unsupported
+from sparsec.frontends.names import clean_symbol
+from sparsec.frontends.relax_passes import simplify_relax
+from sparsec.frontends.torch_attention import convert_attention
+from sparsec.frontends.torch_prepare import evaluating, exportable
+from sparsec.ir import Graph
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[np.generic]
+
+
+def from_torch(
+    module: nn.Module,
+    example_inputs: tuple[Any, ...],
+    dynamic_shapes: Any = None,
+    *,
+    strict: bool = False,
+) -> Graph:
+    """Import a module by ``torch.export`` in evaluation mode; the module itself stays as it is.
+
+    Args:
+        module: weights pruned by ``torch.nn.utils.prune``, parametrised or sparse are baked in a copy.
+        example_inputs: positional inputs of the right shapes and dtypes.
+        dynamic_shapes: as ``torch.export.export`` takes it; the names of ``torch.export.Dim`` are kept.
+        strict: passed on to ``torch.export.export``.
+
+    Returns:
+        A verified graph; inputs have the names of ``forward``'s arguments, weights their parameters'.
+
+    Raises:
+        ModelError: torch cannot export the module.
+        Unsupported: operators that cannot be compiled, all of them in one error.
+    """
+    if not isinstance(example_inputs, tuple):
+        example_inputs = (example_inputs,)
+    plain = exportable(module)
+    with evaluating(plain), torch.no_grad():
+        try:
+            exported = torch.export.export(plain, example_inputs, dynamic_shapes=dynamic_shapes, strict=strict)
+        except Exception as failure:
+            first = str(failure).strip().splitlines()[:1] or [type(failure).__name__]
+            raise ModelError(f"torch.export cannot trace {type(module).__name__}: {first[0]}") from failure
+        return from_exported(exported, _dim_names(dynamic_shapes))
+
+
+def from_exported(exported: ExportedProgram, names: Sequence[Mapping[int, str]] = ()) -> Graph:
+    """Import an exported program; ``names`` optionally names symbolic axes, one mapping per input.
+
+    Raises:
+        ModelError: the program is not one TVM's importer can read.
+        Unsupported: operators that cannot be compiled, all of them in one error.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = exported.run_decompositions(_decompositions())
+        importer = _Importer()
+        importer.refuse_unknown(program.graph.nodes)
+        module = importer.run(program)
+    tensors = {**program.state_dict, **dict(program.named_parameters())}
+    weights = {
+        spec.arg.name: (str(spec.target), _array(tensors[spec.target]))
+        for spec in program.graph_signature.input_specs
+        if spec.kind is InputKind.PARAMETER
+    }
+    outputs = _output_names(program)
+    return from_relax(
+        Imported(
+            simplify_relax(module),
+            {name: array for name, (_, array) in weights.items()},
+            outputs,
+            importer.origins(program.graph.nodes),
+            {name: target for name, (target, _) in weights.items()},
+            _size_names(module["main"].params, names),
+        )
+    )
+
+
+def _decompositions() -> Any:
+    """torch's table without the operators whose decomposition hides a matrix product."""
+    table = torch.export.default_decompositions()
+    aten = torch.ops.aten
+    for kept in (aten.linear.default, aten.matmul.default, aten.scaled_dot_product_attention.default):
+        table.pop(kept, None)
+    return table
+
+
+class _Importer(ExportedProgramImporter):  # type: ignore[misc]
+    """TVM's importer; names the node that fails and copies no weights."""
+
+    @staticmethod
+    def _convert_pytorch_tensor_to_tvm(tensor_value: torch.Tensor) -> Any:
+        return tvm.runtime.from_dlpack(tensor_value.detach().cpu().contiguous())
+
+    def refuse_unknown(self, nodes: Iterable[Any]) -> None:
+        """Raise one error for every function TVM's importer does not know."""
+        calls = [n for n in nodes if n.op == "call_function" and n.target.__name__ not in self.convert_map]
+        if calls:
+            reason = "TVM's importer does not know it"
+            raise unsupported([(n.target.__name__, _place(n), reason) for n in calls])
+
+    def run(self, program: ExportedProgram) -> Any:
+        """The Relax module, parameters as inputs."""
+        own = {"scaled_dot_product_attention.default": partial(convert_attention, self)}
+        table = {**self.convert_map, **own}
+        self.convert_map = {name: _guarded(name, convert) for name, convert in table.items()}
+        try:
+            return self.from_exported_program(program, True, True, False, None)
+        except _NodeFailed as failed:
+            raise unsupported([failed.failure]) from failed
+        except Exception as failure:
+            raise ModelError(f"TVM's importer cannot read the exported program: {failure}") from failure
+
+    def origins(self, nodes: Iterable[Any]) -> dict[str, tuple[str, str]]:
+        """(function, place in the module) by Relax variable."""
+        found: dict[str, tuple[str, str]] = {}
+        for node in nodes:
+            made = self.env.get(node) if node.op == "call_function" else None
+            if isinstance(made, relax.Var):
+                found[str(made.name)] = (node.target.__name__, _place(node))
+        return found
+
+
+class _NodeFailed(Exception):
+    """TVM's importer refused one node."""
+
+    def __init__(self, function: str, node: Any, failure: Exception) -> None:
+        super().__init__(str(failure))
+        text = (str(failure).strip().splitlines() or [type(failure).__name__])[-1]
+        self.failure = (function, _place(node), f"TVM's importer refuses it here: {text[:200]}")
+
+
+def _guarded(name: str, convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def guarded(node: Any) -> Any:
+        try:
+            return convert(node)
+        except _NodeFailed:
+            raise
+        except Exception as failure:
+            raise _NodeFailed(name, node, failure) from failure
+
+    return guarded
+
+
+def _place(node: Any) -> str:
+    """The submodule a node came from, and its name."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = str(stack[-1][0]) if stack else ""
+    return f"{path}/{node.name}" if path else str(node.name)
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    found: Array = tensor.detach().cpu().to_dense().contiguous().numpy()
+    return found
+
+
+def _output_names(program: ExportedProgram) -> tuple[str, ...]:
+    count = len(program.graph_signature.user_outputs)
+    return ("output",) if count == 1 else tuple(f"output_{i}" for i in range(count))
+
+
+def _dim_names(dynamic_shapes: Any) -> list[dict[int, str]]:
+    """Axis names per input out of what ``torch.export.export`` was given."""
+    entries = dynamic_shapes.values() if isinstance(dynamic_shapes, Mapping) else dynamic_shapes or ()
+    found: list[dict[int, str]] = []
+    for entry in entries:
+        axes = entry.items() if isinstance(entry, Mapping) else enumerate(entry or ())
+        found.append({i: d.__name__ for i, d in axes if isinstance(d, torch.export.Dim)})
+    return found
+
+
+def _size_names(params: Sequence[Any], names: Sequence[Mapping[int, str]]) -> dict[str, str]:
+    """The user's name for each of torch's symbols."""
+    found: dict[str, str] = {}
+    for param, axes in zip(params, names, strict=False):
+        for axis, name in axes.items():
+            size = param.ty.shape.values[axis]
+            if isinstance(size, tirx.Var):
+                found[clean_symbol(str(size.name))] = clean_symbol(name)
+    return found

@@ -1,0 +1,260 @@
+"""Bringing an ONNX model into the form TVM's importer reads.
+
+Sizes are fixed or named, shape arithmetic is folded, and large constants become inputs, so that
+weights never pass through Relax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
+
+from sparsec.errors import ModelError
+from sparsec.frontends.names import clean_symbol
+from sparsec.frontends.onnx_load import OnnxModel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any]
+
+Shapes: TypeAlias = Mapping[str, Sequence[Union[int, str, None]]]
+
+#: constants of more elements than this are never computed with while importing
+_FOLD_LIMIT = 4096
+
+#: operand numbers whose values TVM's importer must know while importing, by operator
+_READ_AT_IMPORT: Mapping[str, tuple[int, ...]] = {
+    "Clip": (1, 2), "ConstantOfShape": (0,), "CumSum": (1,), "DequantizeLinear": (1, 2), "Dropout": (1, 2),
+    "Expand": (1,), "OneHot": (1, 2), "Pad": (1, 2, 3), "QuantizeLinear": (1, 2), "Range": (0, 1, 2),
+    "Reshape": (1,), "Resize": (1, 2, 3), "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,),
+    "Tile": (1,), "TopK": (1,), "Trilu": (1,), "Unsqueeze": (1,), "Upsample": (1,), "Pow": (1,),
+}  # fmt: skip
+
+#: their results differ from call to call
+_RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
+                     "Multinomial"})  # fmt: skip
+
+
+def prepare(model: OnnxModel, shapes: Shapes | None = None) -> dict[str, Array]:
+    """Rewrite the model in place; returns the lifted constants, which are now graph inputs.
+
+    Raises:
+        ModelError: ``shapes`` names no input, or has another number of axes.
+    """
+    name_nodes(model.graph)
+    set_shapes(model.graph, shapes or {})
+    modernise(model)
+    fold(model)
+    return lift(model)
+
+
+def modernise(model: OnnxModel) -> None:
+    """Old forms TVM's importer does not read, in their newer form: Slice by attributes (before opset 10)."""
+    for node in model.graph.node:
+        if node.op_type == "Slice" and len(node.input) == 1:
+            given = {a.name: np.array(a.ints, np.int64) for a in node.attribute}
+            given.setdefault("axes", np.arange(len(given["starts"])))
+            del node.attribute[:]
+            for part in ("starts", "ends", "axes"):
+                model.constants[f"{node.name}_{part}"] = given[part]
+                node.input.append(f"{node.name}_{part}")
+
+
+def name_nodes(graph: onnx.GraphProto) -> None:
+    """Give every node a name of its own; the first output's where it had none."""
+    taken: set[str] = set()
+    for node in graph.node:
+        stem = node.name or (node.output[0] if node.output else node.op_type)
+        name, count = stem, 1
+        while name in taken:
+            name, count = f"{stem}_{count}", count + 1
+        node.name = name
+        taken.add(name)
+
+
+def set_shapes(graph: onnx.GraphProto, shapes: Shapes) -> None:
+    """Overwrite input sizes; sizes that stay unknown get a name."""
+    inputs = {i.name: i for i in graph.input}
+    for name, sizes in shapes.items():
+        if name not in inputs:
+            raise ModelError(f"shapes names {name!r}, but the model's inputs are {', '.join(inputs)}")
+        _override(inputs[name], sizes)
+    for value in graph.input:
+        _name_sizes(value)
+    del graph.value_info[:]
+
+
+def _override(value: onnx.ValueInfoProto, sizes: Sequence[int | str | None]) -> None:
+    tensor = value.type.tensor_type
+    known = len(tensor.shape.dim)
+    if tensor.HasField("shape") and known != len(sizes):
+        raise ModelError(f"input {value.name!r} has {known} axes, but shapes gives {len(sizes)} sizes")
+    if not tensor.HasField("shape"):
+        tensor.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in sizes)
+    for dim, size in zip(tensor.shape.dim, sizes, strict=True):
+        if isinstance(size, str):
+            dim.dim_param = size
+        elif size is not None:
+            dim.dim_value = int(size)
+
+
+def _name_sizes(value: onnx.ValueInfoProto) -> None:
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
+        raise ModelError(
+            f"input {value.name!r} is no tensor of known rank; give its sizes with shapes={{{value.name!r}: (1, ...)}}"
+        )
+    for axis, dim in enumerate(tensor.shape.dim):
+        if dim.HasField("dim_value") and dim.dim_value >= 0:
+            continue
+        given = dim.dim_param if dim.HasField("dim_param") else ""
+        anonymous = not given or given in ("?", "-1")
+        dim.dim_param = clean_symbol(f"{value.name}_{axis}" if anonymous else given)
+
+
+# -- folding
+
+
+def fold(model: OnnxModel) -> None:
+    """Compute what depends on constants and known shapes only, until nothing more folds."""
+    while _fold_once(model):
+        pass
+
+
+def _fold_once(model: OnnxModel) -> bool:
+    sizes = static_shapes(model)
+    kept: list[onnx.NodeProto] = []
+    folded = False
+    for node in model.graph.node:
+        results = _evaluate(node, model, sizes)
+        if results is None:
+            kept.append(node)
+            continue
+        folded = folded or node.op_type != "Constant"
+        model.constants.update(zip(node.output, results, strict=False))
+    outputs = {o.name for o in model.graph.output}
+    kept += [_constant_output(name, model) for name in outputs if _lost(name, kept, model)]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    return folded and any(n.op_type == "Shape" for n in kept)
+
+
+def _lost(name: str, kept: Iterable[onnx.NodeProto], model: OnnxModel) -> bool:
+    return name in model.constants and not any(name in n.output for n in kept)
+
+
+def _constant_output(name: str, model: OnnxModel) -> onnx.NodeProto:
+    """An output that folded to a constant is made by a node again."""
+    source = f"{name}_value"
+    model.constants[source] = model.constants.pop(name)
+    return helper.make_node("Identity", [source], [name], name=name)
+
+
+def _evaluate(
+    node: onnx.NodeProto, model: OnnxModel, sizes: Mapping[str, tuple[int, ...]]
+) -> list[Array] | None:
+    if node.op_type == "Constant":
+        return [_constant(node)]
+    if node.op_type == "Shape" and node.input[0] in sizes:
+        return _run(node, model.opset, {node.input[0]: np.broadcast_to(np.float32(0), sizes[node.input[0]])})
+    names = [name for name in node.input if name]
+    if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or _has_body(node):
+        return None
+    if node.op_type == "Identity" and names[0] in model.constants:
+        return [model.constants[names[0]]]
+    if any(n not in model.constants or model.constants[n].size > _FOLD_LIMIT for n in names):
+        return None
+    return _run(node, model.opset, {n: model.constants[n] for n in names}) if names else None
+
+
+def _run(node: onnx.NodeProto, opset: int, feeds: Mapping[str, Array]) -> list[Array] | None:
+    """Evaluate one node by onnx's reference implementation; None when it cannot."""
+    values = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+              for n, a in feeds.items()]  # fmt: skip
+    wanted = [onnx.ValueInfoProto(name=o) for o in node.output if o]
+    graph = helper.make_graph([node], "fold", values, wanted)
+    try:
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        found = ReferenceEvaluator(proto).run(None, dict(feeds))
+    except Exception:
+        # the reference implementation covers new operator sets only; an unfolded node is still imported
+        return None
+    arrays = [np.asarray(a) for a in found]
+    return arrays if all(a.size <= _FOLD_LIMIT and a.dtype != object for a in arrays) else None
+
+
+def _constant(node: onnx.NodeProto) -> Array:
+    attribute = node.attribute[0]
+    value = helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        found: Array = numpy_helper.to_array(value)
+        return found
+    if attribute.name == "sparse_value":
+        raise ModelError(f"node {node.name!r}: sparse constants are not read; store the value dense")
+    dtype = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+    return np.array(value, dtype.get(attribute.name))
+
+
+def _has_body(node: onnx.NodeProto) -> bool:
+    return any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
+
+
+def static_shapes(model: OnnxModel) -> dict[str, tuple[int, ...]]:
+    """The shapes that are all numbers, from onnx's shape inference."""
+    inferred = infer(model)
+    found: dict[str, tuple[int, ...]] = {n: a.shape for n, a in model.constants.items()}
+    for value in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]:
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+            found[value.name] = tuple(d.dim_value for d in tensor.shape.dim)
+    return found
+
+
+def infer(model: OnnxModel) -> onnx.ModelProto:
+    """The model with inferred types, constants given as inputs where they are large."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model.proto)
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=o.name) for o in model.graph.output)
+    _declare(copy.graph, model.constants, {n for n, a in model.constants.items() if a.size > _FOLD_LIMIT})
+    try:
+        return shape_inference.infer_shapes(copy, data_prop=True)
+    except Exception:
+        # a model that breaks shape inference may still import; nothing is folded then
+        return model.proto
+
+
+# -- lifting
+
+
+def lift(model: OnnxModel) -> dict[str, Array]:
+    """Turn weights into graph inputs and the remaining constants into initializers."""
+    read = {name for node in model.graph.node for name in node.input}
+    model.constants = {n: a for n, a in model.constants.items() if n in read}
+    needed = _read_at_import(model.graph)
+    lifted = {n for n, a in model.constants.items() if n not in needed and a.dtype == np.float32 and a.size > 1}
+    _declare(model.graph, model.constants, lifted)
+    return {n: model.constants[n] for n in model.constants if n in lifted}
+
+
+def _read_at_import(graph: onnx.GraphProto) -> set[str]:
+    found: set[str] = set()
+    for node in graph.node:
+        for index in _READ_AT_IMPORT.get(node.op_type, ()):
+            found.update(node.input[index : index + 1])
+    return found
+
+
+def _declare(graph: onnx.GraphProto, constants: Mapping[str, Array], as_inputs: set[str]) -> None:
+    for name, array in constants.items():
+        if name in as_inputs:
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
+        else:
+            graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))

@@ -1,0 +1,120 @@
+/* The file format of model.sparsec; runtime/artifact.py writes what this header describes.
+ *
+ * All numbers are little-endian.  Sections start at multiples of 64, WEIGHTS at a page. */
+#ifndef SPARSEC_FORMAT_H
+#define SPARSEC_FORMAT_H
+
+#include <stdint.h>
+
+#define FORMAT_MAGIC "SPARSEC\n"
+enum { FORMAT_VERSION = 1, MAGIC_BYTES = 8, ALIGNMENT = 64, MAXIMUM_RANK = 32 };
+
+struct header {
+    char magic[MAGIC_BYTES];
+    uint32_t version;
+    uint32_t section_count;
+    uint64_t file_size;
+    uint32_t crc; /* of the header, this field being 0, and the section table */
+    uint32_t reserved[9];
+};
+
+struct section {
+    uint32_t kind;
+    uint32_t crc;
+    uint64_t offset;
+    uint64_t size;
+    uint64_t reserved;
+};
+
+enum section_kind {
+    SECTION_MANIFEST = 1, /* JSON, for people and for sparsec.Program */
+    SECTION_FEATURES,     /* uint32: strings */
+    SECTION_STRINGS,      /* UTF-8, each ended by a zero; referred to by byte offset */
+    SECTION_SYMBOLS,      /* uint32: strings */
+    SECTION_EXPRESSIONS,
+    SECTION_BUFFERS,
+    SECTION_SHAPES, /* uint32: expressions; tensors and ports name ranges of it */
+    SECTION_TENSORS,
+    SECTION_ARGUMENTS,
+    SECTION_STEPS,
+    SECTION_INPUTS,
+    SECTION_OUTPUTS,
+    SECTION_CODE,    /* a shared object */
+    SECTION_WEIGHTS, /* its crc is checked only on request: reading all weights would undo mmap */
+    SECTION_END
+};
+
+enum expression_operator { OP_CONSTANT, OP_SYMBOL, OP_ADD, OP_MULTIPLY, OP_CEIL_DIVIDE, OP_MAXIMUM, OP_END };
+enum buffer_kind { BUFFER_INPUT, BUFFER_OUTPUT, BUFFER_CONSTANT, BUFFER_TEMPORARY, BUFFER_END };
+enum argument_kind {
+    ARGUMENT_SCRATCH,
+    ARGUMENT_POINTER,
+    ARGUMENT_INTEGER,
+    ARGUMENT_TENSOR,
+    ARGUMENT_TILE_BEGIN,
+    ARGUMENT_TILE_END,
+    ARGUMENT_END
+};
+enum step_flags { STEP_SERIAL = 1 };
+
+struct expression {
+    uint32_t operator;
+    uint32_t reserved;
+    int64_t a;
+    int64_t b;
+};
+
+struct buffer {
+    uint32_t kind;
+    uint32_t nbytes; /* expression */
+    int64_t index;
+    uint32_t first;
+    uint32_t last;
+};
+
+/* A range of SHAPES. */
+struct extent {
+    uint32_t start;
+    uint32_t rank;
+};
+
+struct tensor {
+    uint32_t buffer;
+    uint32_t dtype; /* DLDataType: code, bits, lanes from the low byte up */
+    struct extent shape;
+};
+
+struct argument {
+    uint32_t kind;
+    uint32_t value;
+};
+
+struct step {
+    uint32_t kernel; /* string */
+    uint32_t node;   /* string */
+    uint32_t first_argument;
+    uint32_t argument_count;
+    uint32_t tiles;   /* expression */
+    uint32_t scratch; /* expression */
+    uint32_t flags;
+    uint32_t reserved;
+    uint64_t nanoseconds;
+};
+
+struct port {
+    uint32_t name; /* string */
+    uint32_t dtype;
+    struct extent shape;
+    uint32_t buffer;
+    uint32_t reserved;
+};
+
+_Static_assert(sizeof(struct header) == 64 && sizeof(struct section) == 32, "file format");
+_Static_assert(sizeof(struct expression) == 24 && sizeof(struct buffer) == 24, "file format");
+_Static_assert(sizeof(struct tensor) == 16 && sizeof(struct argument) == 8, "file format");
+_Static_assert(sizeof(struct step) == 40 && sizeof(struct port) == 24, "file format");
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "sparsec reads its tables in place and needs a little-endian machine"
+#endif
+
+#endif

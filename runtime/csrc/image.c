@@ -1,0 +1,142 @@
+/* The model file in memory: mapped, its header and section table checked.
+ *
+ * The file is treated as hostile: nothing it says is believed before it was checked. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+static const char *const SECTION_NAMES[SECTION_END] = {
+    "?", "manifest", "features", "strings", "symbols", "expressions", "buffers", "shapes",
+    "tensors", "arguments", "steps", "inputs", "outputs", "code", "weights",
+};
+
+/* CRC-32 as zlib computes it (polynomial 0xEDB88320), eight bytes at a time: Kounavis and Berry 2005. */
+static uint32_t crc_tables[8][256];
+static pthread_once_t crc_once = PTHREAD_ONCE_INIT;
+
+static void fill_crc_tables(void) {
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t value = i;
+        for (int bit = 0; bit < 8; bit++) value = (value >> 1) ^ (value & 1 ? 0xEDB88320u : 0);
+        crc_tables[0][i] = value;
+    }
+    for (uint32_t i = 0; i < 256; i++)
+        for (int t = 1; t < 8; t++)
+            crc_tables[t][i] = (crc_tables[t - 1][i] >> 8) ^ crc_tables[0][crc_tables[t - 1][i] & 0xff];
+}
+
+static uint32_t crc32_of(uint32_t crc, const unsigned char *data, size_t size) {
+    pthread_once(&crc_once, fill_crc_tables);
+    crc = ~crc;
+    for (; size >= 8; size -= 8, data += 8) {
+        uint64_t word;
+        memcpy(&word, data, 8);
+        word ^= crc;
+        crc = 0;
+        for (int t = 0; t < 8; t++) crc ^= crc_tables[7 - t][(word >> (8 * t)) & 0xff];
+    }
+    while (size--) crc = (crc >> 8) ^ crc_tables[0][(crc ^ *data++) & 0xff];
+    return ~crc;
+}
+
+static int damaged(struct failure *failure, const char *name) {
+    return fail(failure, FAILURE_ARTIFACT,
+                "the %s of the file is damaged; copy or compile the model again", name);
+}
+
+static int check_header(const struct image *image, struct failure *failure) {
+    struct header header;
+    if (image->size < MAGIC_BYTES || memcmp(image->base, FORMAT_MAGIC, MAGIC_BYTES) != 0)
+        return fail(failure, FAILURE_ARTIFACT, "not a sparsec file: it does not start with the sparsec mark");
+    if (image->size < sizeof header)
+        return fail(failure, FAILURE_ARTIFACT, "the file is truncated: %zu bytes do not hold its header", image->size);
+    memcpy(&header, image->base, sizeof header);
+    if (header.version != FORMAT_VERSION)
+        return fail(failure, FAILURE_ARTIFACT,
+                    "the file has format version %u, this sparsec reads version %u; compile the model again",
+                    header.version, (unsigned)FORMAT_VERSION);
+    if (header.file_size > image->size)
+        return fail(failure, FAILURE_ARTIFACT, "the file is truncated: it has %zu of %llu bytes; copy it again",
+                    image->size, (unsigned long long)header.file_size);
+    if (header.file_size < image->size || header.section_count > 64) return damaged(failure, "header");
+    size_t head = sizeof header + header.section_count * sizeof(struct section);
+    if (head > image->size) return damaged(failure, "header");
+    uint32_t expected = header.crc;
+    header.crc = 0;
+    uint32_t crc = crc32_of(0, (const unsigned char *)&header, sizeof header);
+    crc = crc32_of(crc, image->base + sizeof header, head - sizeof header);
+    return crc == expected ? 0 : damaged(failure, "header");
+}
+
+static int check_section(struct image *image, const struct section *s, bool verify, struct failure *failure) {
+    if (s->kind == 0 || s->kind >= SECTION_END) return 0; /* a later minor addition: not needed to run */
+    const char *name = SECTION_NAMES[s->kind];
+    size_t alignment = s->kind == SECTION_WEIGHTS ? 4096 : ALIGNMENT;
+    bool inside = s->offset <= image->size && s->size <= image->size - s->offset;
+    if (!inside || s->offset % alignment != 0 || image->sections[s->kind].data) return damaged(failure, name);
+    const unsigned char *data = image->base + s->offset;
+    if ((verify || s->kind != SECTION_WEIGHTS) && crc32_of(0, data, s->size) != s->crc)
+        return damaged(failure, name);
+    image->sections[s->kind] = (struct span){data, s->size};
+    return 0;
+}
+
+static int check_sections(struct image *image, bool verify, struct failure *failure) {
+    const struct header *header = (const struct header *)image->base;
+    const struct section *table = (const struct section *)(image->base + sizeof *header);
+    for (uint32_t i = 0; i < header->section_count; i++)
+        if (check_section(image, &table[i], verify, failure)) return -1;
+    for (int kind = 1; kind < SECTION_END; kind++)
+        if (!image->sections[kind].data)
+            return fail(failure, FAILURE_ARTIFACT, "the file has no section called %s", SECTION_NAMES[kind]);
+    return 0;
+}
+
+static int check_image(struct image *image, bool verify, struct failure *failure) {
+    if (check_header(image, failure) == 0 && check_sections(image, verify, failure) == 0) return 0;
+    image_close(image);
+    return -1;
+}
+
+static int map_file(struct image *image, int descriptor, struct failure *failure) {
+    struct stat status;
+    if (fstat(descriptor, &status) != 0) return fail(failure, FAILURE_ARTIFACT, "%s", strerror(errno));
+    if (!S_ISREG(status.st_mode)) return fail(failure, FAILURE_ARTIFACT, "not a regular file");
+    if (status.st_size == 0) return fail(failure, FAILURE_ARTIFACT, "not a sparsec file: it is empty");
+    void *base = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    if (base == MAP_FAILED) return fail(failure, FAILURE_ARTIFACT, "cannot be mapped: %s", strerror(errno));
+    *image = (struct image){.base = base, .size = (size_t)status.st_size};
+    return 0;
+}
+
+int image_open(struct image *image, const char *path, bool verify, struct failure *failure) {
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0)
+        return fail(failure, FAILURE_ARTIFACT, errno == ENOENT ? "no such file" : "cannot be opened: %s",
+                    strerror(errno));
+    int status = map_file(image, descriptor, failure);
+    close(descriptor);
+    return status ? status : check_image(image, verify, failure);
+}
+
+int image_copy(struct image *image, const void *data, size_t size, bool verify, struct failure *failure) {
+    if (size == 0) return fail(failure, FAILURE_ARTIFACT, "not a sparsec file: it is empty");
+    void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) return fail_memory(failure, size);
+    memcpy(base, data, size);
+    mprotect(base, size, PROT_READ);
+    *image = (struct image){.base = base, .size = size};
+    return check_image(image, verify, failure);
+}
+
+void image_close(struct image *image) {
+    if (image->base) munmap(image->base, image->size);
+    *image = (struct image){0};
+}

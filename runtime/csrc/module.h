@@ -1,0 +1,53 @@
+/* What the files of the Python binding share.  Limited API: one build serves 3.11 and later. */
+#ifndef SPARSEC_MODULE_H
+#define SPARSEC_MODULE_H
+
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030B0000
+#endif
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <string.h>
+
+#include "internal.h"
+
+_Static_assert(sizeof(Py_ssize_t) == sizeof(int64_t), "shapes of buffers are read as int64");
+
+/* Looked up once, when the module is imported. */
+struct names {
+    PyObject *input_error, *artifact_error, *sparsec_error;
+    PyObject *ndarray, *dtype;
+    PyTypeObject *block, *model, *prepared;
+};
+extern struct names names;
+
+struct model_object {
+    PyObject_HEAD
+    struct model *model;
+    PyObject *convert; /* (name, dtype, value) -> an array numpy's buffer protocol can export */
+    PyObject *input_names, *output_names, *output_dtypes;
+};
+
+/* python_arrays.c */
+enum { INLINE_ARRAYS = 6 };
+struct views {
+    size_t count;
+    struct array *arrays;
+    Py_buffer *buffers;
+    struct array inline_arrays[INLINE_ARRAYS];
+    Py_buffer inline_buffers[INLINE_ARRAYS];
+};
+
+int views_open(struct views *views, size_t capacity);
+void views_close(struct views *views);
+int views_add(struct views *views, PyObject *value, bool writable);
+int views_add_inputs(struct views *views, struct model_object *self, PyObject *feeds);
+PyObject *new_output(struct model_object *self, const struct session *session, const struct binding *binding,
+                     size_t output);
+PyObject *raise_failure(const struct failure *failure, const char *prefix);
+
+extern PyType_Spec block_spec, model_spec, prepared_spec;
+PyObject *prepared_new(struct model_object *self, PyObject *feeds, PyObject *outputs);
+
+#endif

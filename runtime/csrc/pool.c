@@ -1,0 +1,248 @@
+/* Threads of one model.  A step's tiles are handed out in contiguous grains; whoever computes a
+ * tile computes all of it, so results do not depend on the number of threads.
+ *
+ * Workers spin a moment after each job, then sleep.  Nobody waits for a sleeper: a worker that
+ * wakes after the job was closed finds the gate shut and goes back. */
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+#if defined(__x86_64__)
+#define PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define PAUSE() __asm__ volatile("yield")
+#else
+#define PAUSE() ((void)0)
+#endif
+
+enum { SPINS = 2000, GRAINS_PER_THREAD = 8 };
+static const uint32_t OPEN = 1u << 31; /* bit of the gate; the bits below count workers inside */
+
+struct helper {
+    struct pool *pool;
+    int index;
+    pthread_t thread;
+    struct worker worker;
+    TVMFFIAny *arguments;
+};
+
+struct pool {
+    atomic_flag taken;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    atomic_uint epoch, sleepers;
+    atomic_bool stop;
+    struct helper *helpers[MAXIMUM_THREADS];
+    int started;
+    atomic_uint forks;
+    size_t argument_limit;
+    const char *(*last_error)(void);
+    TVMFFIAny *arguments; /* the caller's copy */
+    _Alignas(64) atomic_uint gate;
+    const struct call *call;
+    int32_t invited;
+    int64_t grain;
+    atomic_int failed;
+    struct failure failure;
+    _Alignas(64) atomic_llong next;
+};
+
+static atomic_uint forks;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+static void count_fork(void) { atomic_fetch_add(&forks, 1); }
+static void watch_forks(void) { pthread_atfork(NULL, NULL, count_fork); }
+
+int fail_kernel(struct failure *failure, const char *(*last_error)(void)) {
+    const char *text = last_error ? last_error() : NULL;
+    return fail(failure, FAILURE_KERNEL, "%s", text && *text ? text : "no reason given");
+}
+
+static void set_up(struct pool *pool) {
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    atomic_store(&pool->gate, 0);
+    atomic_store(&pool->sleepers, 0);
+    pool->started = 0;
+    atomic_flag_clear(&pool->taken);
+}
+
+struct pool *pool_new(size_t argument_limit, const char *(*last_error)(void)) {
+    struct pool *pool = aligned_alloc(64, (sizeof *pool + 63) / 64 * 64);
+    if (!pool) return NULL;
+    pthread_once(&fork_once, watch_forks);
+    memset(pool, 0, sizeof *pool);
+    pool->argument_limit = argument_limit;
+    pool->last_error = last_error;
+    pool->arguments = calloc(argument_limit + 1, sizeof *pool->arguments);
+    atomic_store(&pool->forks, atomic_load(&forks));
+    set_up(pool);
+    if (pool->arguments) return pool;
+    free(pool);
+    return NULL;
+}
+
+/* The call with its own scratch memory and tile range. */
+static void prepare_arguments(const struct call *call, DLTensor *scratch, TVMFFIAny *arguments) {
+    memcpy(arguments, call->arguments, (size_t)call->count * sizeof *arguments);
+    for (int32_t i = 0; i < call->count; i++)
+        if (call->kinds[i].kind == ARGUMENT_SCRATCH) arguments[i].v_ptr = scratch;
+}
+
+static void set_tiles(const struct call *call, TVMFFIAny *arguments, int64_t begin, int64_t end) {
+    for (int32_t i = 0; i < call->count; i++) {
+        if (call->kinds[i].kind == ARGUMENT_TILE_BEGIN) arguments[i].v_int64 = begin;
+        if (call->kinds[i].kind == ARGUMENT_TILE_END) arguments[i].v_int64 = end;
+    }
+}
+
+static void report(struct pool *pool, const struct failure *failure) {
+    int expected = 0;
+    if (atomic_compare_exchange_strong(&pool->failed, &expected, 1)) pool->failure = *failure;
+}
+
+static void run_grains(struct pool *pool, const struct call *call, TVMFFIAny *arguments) {
+    struct failure failure;
+    while (!atomic_load_explicit(&pool->failed, memory_order_relaxed)) {
+        int64_t begin = atomic_fetch_add(&pool->next, pool->grain);
+        if (begin >= call->tiles) return;
+        int64_t end = begin + pool->grain < call->tiles ? begin + pool->grain : call->tiles;
+        TVMFFIAny result = {0};
+        set_tiles(call, arguments, begin, end);
+        if (call->kernel(NULL, arguments, call->count, &result) == 0) continue;
+        fail_kernel(&failure, pool->last_error);
+        report(pool, &failure);
+    }
+}
+
+static void take_part(struct pool *pool, struct worker *worker, TVMFFIAny *arguments) {
+    const struct call *call = pool->call;
+    struct failure failure;
+    int64_t shape = call->scratch_shape;
+    DLTensor scratch = *call->scratch;
+    workspace_reset(&worker->workspace);
+    if (memory_reserve(&worker->scratch, (size_t)shape * 4, &failure)) {
+        report(pool, &failure);
+        return;
+    }
+    scratch.data = worker->scratch.data;
+    scratch.shape = &shape;
+    prepare_arguments(call, &scratch, arguments);
+    run_grains(pool, call, arguments);
+}
+
+static bool enter_gate(struct pool *pool) {
+    unsigned gate = atomic_load(&pool->gate);
+    while (gate & OPEN)
+        if (atomic_compare_exchange_weak(&pool->gate, &gate, gate + 1)) return true;
+    return false;
+}
+
+static unsigned wait_for_job(struct pool *pool, unsigned seen) {
+    for (int spin = 0; spin < SPINS; spin++) {
+        if (atomic_load(&pool->epoch) != seen) return atomic_load(&pool->epoch);
+        PAUSE();
+    }
+    pthread_mutex_lock(&pool->lock);
+    atomic_fetch_add(&pool->sleepers, 1);
+    while (atomic_load(&pool->epoch) == seen) pthread_cond_wait(&pool->wake, &pool->lock);
+    atomic_fetch_sub(&pool->sleepers, 1);
+    pthread_mutex_unlock(&pool->lock);
+    return atomic_load(&pool->epoch);
+}
+
+static void *helper_main(void *argument) {
+    struct helper *helper = argument;
+    struct pool *pool = helper->pool;
+    unsigned seen = 0;
+    workspace_enter(&helper->worker.workspace);
+    while (!atomic_load(&pool->stop)) {
+        if (enter_gate(pool)) {
+            if (helper->index < pool->invited) take_part(pool, &helper->worker, helper->arguments);
+            atomic_fetch_sub(&pool->gate, 1);
+        }
+        seen = wait_for_job(pool, seen);
+    }
+    return NULL;
+}
+
+static struct helper *helper_new(struct pool *pool) {
+    struct helper *helper = calloc(1, sizeof *helper);
+    if (!helper) return NULL;
+    helper->arguments = calloc(pool->argument_limit + 1, sizeof *helper->arguments);
+    helper->pool = pool;
+    helper->index = pool->started;
+    if (helper->arguments && pthread_create(&helper->thread, NULL, helper_main, helper) == 0) return helper;
+    free(helper->arguments);
+    free(helper);
+    return NULL;
+}
+
+static void start_helpers(struct pool *pool, int wanted) {
+    while (pool->started < wanted) {
+        struct helper *helper = helper_new(pool);
+        if (!helper) return; /* fewer threads give the same results */
+        pool->helpers[pool->started++] = helper;
+    }
+}
+
+/* One run at a time; false when another run has the pool. */
+bool pool_take(struct pool *pool) {
+    unsigned seen = atomic_load(&pool->forks), now = atomic_load(&forks);
+    /* A forked child has none of the threads; one of its callers sets the pool up anew. */
+    if (seen != now && atomic_compare_exchange_strong(&pool->forks, &seen, now)) set_up(pool);
+    return !atomic_flag_test_and_set_explicit(&pool->taken, memory_order_acquire);
+}
+
+void pool_give_back(struct pool *pool) { atomic_flag_clear_explicit(&pool->taken, memory_order_release); }
+
+static void wake_all(struct pool *pool) {
+    atomic_fetch_add(&pool->epoch, 1);
+    if (atomic_load(&pool->sleepers) == 0) return;
+    pthread_mutex_lock(&pool->lock);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void close_gate(struct pool *pool) {
+    atomic_fetch_and(&pool->gate, ~OPEN);
+    for (int spin = 0; atomic_load(&pool->gate) != 0; spin++) {
+        PAUSE();
+        if (spin > SPINS) sched_yield(); /* a worker lost its core in the middle of a grain */
+    }
+}
+
+int pool_run(struct pool *pool, struct worker *caller, const struct call *call, int helpers, struct failure *failure) {
+    start_helpers(pool, helpers);
+    int64_t shares = ((int64_t)helpers + 1) * GRAINS_PER_THREAD;
+    pool->call = call;
+    pool->invited = helpers;
+    pool->grain = call->tiles / shares > 0 ? call->tiles / shares : 1;
+    atomic_store(&pool->next, 0);
+    atomic_store(&pool->failed, 0);
+    atomic_store(&pool->gate, OPEN);
+    wake_all(pool);
+    take_part(pool, caller, pool->arguments);
+    close_gate(pool);
+    if (!atomic_load(&pool->failed)) return 0;
+    *failure = pool->failure;
+    return -1;
+}
+
+void pool_free(struct pool *pool) {
+    if (!pool) return;
+    bool alive = pool->forks == atomic_load(&forks);
+    atomic_store(&pool->stop, true);
+    if (alive) wake_all(pool);
+    for (int i = 0; i < pool->started && alive; i++) {
+        pthread_join(pool->helpers[i]->thread, NULL);
+        worker_release(&pool->helpers[i]->worker);
+        free(pool->helpers[i]->arguments);
+        free(pool->helpers[i]);
+    }
+    pthread_mutex_destroy(&pool->lock);
+    pthread_cond_destroy(&pool->wake);
+    free(pool->arguments);
+    free(pool);
+}

@@ -1,0 +1,224 @@
+/* Running: one session carries one run at a time; what it allocates stays for the next. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+static struct session *session_new(struct model *model, struct failure *failure) {
+    struct session *session = calloc(1, sizeof *session);
+    if (!session) fail_memory(failure, sizeof *session);
+    else session->model = model;
+    return session;
+}
+
+static void session_free(struct session *session) {
+    for (int i = 0; i < BINDINGS; i++) binding_free(session->bindings[i]);
+    memory_release(&session->arena);
+    memory_release(&session->staging);
+    worker_release(&session->worker);
+    free(session);
+}
+
+struct session *session_take(struct model *model, struct failure *failure) {
+    pthread_mutex_lock(&model->lock);
+    struct session *session = model->idle;
+    if (session) model->idle = session->next;
+    pthread_mutex_unlock(&model->lock);
+    return session ? session : session_new(model, failure);
+}
+
+void session_give_back(struct session *session) {
+    struct model *model = session->model;
+    pthread_mutex_lock(&model->lock);
+    session->next = model->idle;
+    model->idle = session;
+    pthread_mutex_unlock(&model->lock);
+}
+
+void model_free(struct model *model) {
+    if (!model) return;
+    pool_free(model->pool);
+    while (model->idle) {
+        struct session *next = model->idle->next;
+        session_free(model->idle);
+        model->idle = next;
+    }
+    library_close(&model->library);
+    image_close(&model->image);
+    pthread_mutex_destroy(&model->lock);
+    free(model->kernels);
+    free(model);
+}
+
+static bool same_shapes(const struct plan *plan, const struct binding *b, const struct array *inputs) {
+    const int64_t *at = b->key;
+    for (size_t i = 0; i < plan->input_count; i++) {
+        if (inputs[i].dtype != plan->inputs[i].dtype || (uint32_t)inputs[i].rank != plan->inputs[i].shape.rank)
+            return false;
+        for (int axis = 0; axis < inputs[i].rank; axis++)
+            if (*at++ != inputs[i].shape[axis]) return false;
+    }
+    return true;
+}
+
+static int least_used(const struct session *session) {
+    int best = 0;
+    for (int i = 0; i < BINDINGS; i++) {
+        if (!session->bindings[i]) return i;
+        if (session->bindings[i]->used < session->bindings[best]->used) best = i;
+    }
+    return best;
+}
+
+struct binding *session_bind(struct session *session, const struct array *inputs, struct failure *failure) {
+    struct binding *binding = NULL;
+    for (int i = 0; i < BINDINGS && session->bindings[i] && !binding; i++)
+        if (same_shapes(&session->model->plan, session->bindings[i], inputs)) binding = session->bindings[i];
+    if (!binding) {
+        binding = binding_new(session->model, inputs, failure);
+        if (!binding) return NULL;
+        int at = least_used(session);
+        binding_free(session->bindings[at]);
+        session->bindings[at] = binding;
+    }
+    binding->used = ++session->clock;
+    return binding;
+}
+
+static void place_temporaries(const struct session *session, struct binding *b) {
+    const struct plan *plan = &session->model->plan;
+    if (b->arena == session->arena.data) return;
+    for (size_t i = 0; i < plan->buffer_count; i++)
+        if (plan->buffers[i].kind == BUFFER_TEMPORARY) binding_place(b, i, session->arena.data + b->offsets[i]);
+    b->arena = session->arena.data;
+}
+
+static void place_scratch(const struct session *session, struct binding *b) {
+    if (b->scratch == session->worker.scratch.data) return;
+    for (size_t i = 0; i < session->model->plan.step_count; i++)
+        b->scratches[i].data = session->worker.scratch.data;
+    b->scratch = session->worker.scratch.data;
+}
+
+static int reserve(struct session *session, struct binding *b, struct failure *failure) {
+    if (memory_reserve(&session->arena, b->arena_bytes, failure)) return -1;
+    if (memory_reserve(&session->worker.scratch, b->scratch_bytes, failure)) return -1;
+    workspace_reset(&session->worker.workspace);
+    place_temporaries(session, b);
+    place_scratch(session, b);
+    return 0;
+}
+
+/* Kernels load whole vectors from aligned addresses, and padded buffers reach past the array. */
+static bool usable_in_place(const struct binding *b, const struct plan *plan, const struct port *port,
+                            const struct array *array) {
+    return !array->stage && !array->strides && array->data && (uintptr_t)array->data % ALIGNMENT == 0 &&
+           array_bytes(array) >= (size_t)b->sizes[plan->buffers[port->buffer].nbytes];
+}
+
+static unsigned char *staging(struct session *session, const struct binding *b, size_t port,
+                              struct failure *failure) {
+    if (memory_reserve(&session->staging, b->staging_bytes, failure)) return NULL;
+    return session->staging.data + b->staging[port];
+}
+
+static int place_input(struct session *session, struct binding *b, size_t i, const struct array *array,
+                       struct failure *failure) {
+    const struct plan *plan = &session->model->plan;
+    const struct port *port = &plan->inputs[i];
+    if (usable_in_place(b, plan, port, array)) {
+        binding_place(b, port->buffer, array->data);
+        return 0;
+    }
+    unsigned char *stage = staging(session, b, i, failure);
+    if (!stage) return -1;
+    if (array_bytes(array))
+        strided_copy((char *)stage, NULL, array->data, array->strides, array->shape, array->rank,
+                     dtype_bytes(array->dtype));
+    binding_place(b, port->buffer, stage);
+    return 0;
+}
+
+static bool owns_buffer(const struct plan *plan, size_t output) {
+    const struct buffer *buffer = &plan->buffers[plan->outputs[output].buffer];
+    return buffer->kind == BUFFER_OUTPUT && (size_t)buffer->index == output;
+}
+
+static int place_output(struct session *session, struct binding *b, size_t i, const struct array *array,
+                        struct failure *failure) {
+    const struct plan *plan = &session->model->plan;
+    const struct port *port = &plan->outputs[i];
+    if (!owns_buffer(plan, i)) return 0;
+    void *address = array->data;
+    if (!usable_in_place(b, plan, port, array)) address = staging(session, b, plan->input_count + i, failure);
+    if (!address) return -1;
+    binding_place(b, port->buffer, address);
+    return 0;
+}
+
+static void copy_out(const struct plan *plan, const struct binding *b, size_t i, const struct array *array) {
+    const char *from = b->addresses[plan->outputs[i].buffer];
+    if (from == array->data || array_bytes(array) == 0) return;
+    strided_copy(array->data, array->strides, from, NULL, array->shape, array->rank, dtype_bytes(array->dtype));
+}
+
+static int run_alone(const struct session *session, const struct call *call, struct failure *failure) {
+    TVMFFIAny result = {0};
+    if (call->kernel(NULL, call->arguments, call->count, &result) == 0) return 0;
+    return fail_kernel(failure, session->model->library.last_error);
+}
+
+static int name_step(const struct plan *plan, size_t index, struct failure *failure) {
+    char text[sizeof failure->text];
+    const struct step *step = &plan->steps[index];
+    if (failure->kind != FAILURE_KERNEL) return -1;
+    memcpy(text, failure->text, sizeof text);
+    return fail(failure, FAILURE_KERNEL, "step %zu (%s) failed in kernel %s: %.700s", index,
+                plan->strings + step->node, plan->strings + step->kernel, text);
+}
+
+static int run_steps(struct session *session, struct binding *b, int threads, struct failure *failure) {
+    struct model *model = session->model;
+    for (size_t i = 0; i < model->plan.step_count; i++) {
+        const struct call *call = &b->calls[i];
+        int helpers = call->helpers < threads - 1 ? call->helpers : threads - 1;
+        if (call->tiles == 0) continue;
+        int status = helpers > 0 ? pool_run(model->pool, &session->worker, call, helpers, failure)
+                                 : run_alone(session, call, failure);
+        if (status) return name_step(&model->plan, i, failure);
+    }
+    return 0;
+}
+
+static int run_all(struct session *session, struct binding *b, struct failure *failure) {
+    struct model *model = session->model;
+    int threads = atomic_load(&model->threads);
+    bool pooled = threads > 1 && pool_take(model->pool);
+    struct workspace *previous = workspace_enter(&session->worker.workspace);
+    int status = run_steps(session, b, pooled ? threads : 1, failure);
+    workspace_enter(previous);
+    if (pooled) pool_give_back(model->pool);
+    return status;
+}
+
+static int place_ports(struct session *session, struct binding *b, const struct array *inputs,
+                       const struct array *outputs, struct failure *failure) {
+    for (size_t i = 0; i < session->model->plan.input_count; i++)
+        if (place_input(session, b, i, &inputs[i], failure)) return -1;
+    for (size_t i = 0; i < session->model->plan.output_count; i++)
+        if (place_output(session, b, i, &outputs[i], failure)) return -1;
+    return 0;
+}
+
+int session_run(struct session *session, struct binding *b, const struct array *inputs,
+                const struct array *outputs, struct failure *failure) {
+    if (reserve(session, b, failure) || place_ports(session, b, inputs, outputs, failure)) return -1;
+    if (run_all(session, b, failure)) return -1;
+    for (size_t i = 0; i < session->model->plan.output_count; i++)
+        copy_out(&session->model->plan, b, i, &outputs[i]);
+    return 0;
+}
+
+const int64_t *binding_output_shape(const struct session *session, const struct binding *b, size_t output) {
+    return b->shapes + session->model->plan.outputs[output].shape.start;
+}

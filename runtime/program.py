@@ -1,0 +1,262 @@
+"""``Program``: the Python face of a compiled model."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsec.config import settings
+from sparsec.errors import ArtifactError, ConfigError, InputError
+from sparsec.runtime import _executor
+from sparsec.runtime._executor import Prepared
+from sparsec.runtime.files import replacing
+
+Array: TypeAlias = NDArray[Any]
+
+__all__ = ["PortInfo", "Prepared", "Program"]
+
+
+@dataclass(frozen=True, slots=True)
+class PortInfo:
+    """An input or output of a program.
+
+    ``shape`` holds numbers, and text where a length is only known when the program is called
+    (``"batch"``, ``"2*n + 1"``).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    @property
+    def type(self) -> str:
+        """The type as onnxruntime writes it, ``tensor(float)`` for float32."""
+        return f"tensor({_ONNX_NAMES.get(self.dtype, self.dtype)})"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+_ONNX_NAMES = {"float32": "float", "float64": "double"}
+
+
+class Program:
+    """A compiled model, ready to run on this machine's processor.
+
+    Call it with NumPy arrays or torch CPU tensors, by position or by name::
+
+        program = Program.load("model.sparsec", threads=2)
+        y = program(x)
+        [y] = program.run(None, {"x": x})   # as onnxruntime writes it
+
+    Arrays may have any strides and alignment.  float32 in 64-byte aligned, contiguous memory is
+    read where it lies; other arrays are copied first.  One program may be called from several
+    Python threads at once; the results do not depend on the number of threads, to the bit.
+    """
+
+    __slots__ = ("_inputs", "_model", "_outputs", "_report")
+
+    def __init__(self, model: _executor.Model, threads: int | None = None) -> None:
+        """Wrap a loaded model; use :meth:`load` or :meth:`from_bytes`."""
+        self._model = model
+        self._inputs = tuple(PortInfo(*port) for port in model.inputs)
+        self._outputs = tuple(PortInfo(*port) for port in model.outputs)
+        self._report: dict[str, Any] | None = None
+        self.threads = settings().threads if threads is None else threads
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], threads: int | None = None, *, verify: bool = False) -> Program:
+        """Map a model file; weights are read from disk when first used.
+
+        Args:
+            path: a file that ``sparsec compile`` or :meth:`save` wrote.
+            threads: see :attr:`threads`; by default the variable ``SPARSEC_THREADS``, else 1.
+            verify: also read all weights and compare them with their checksum.
+
+        Raises:
+            ArtifactError: no such file, a truncated or damaged one, one of another version, or
+                one made for instructions this processor lacks.
+        """
+        return cls(_executor.load(path, _to_array, verify), threads)
+
+    @classmethod
+    def from_bytes(
+        cls, data: bytes | bytearray | memoryview, threads: int | None = None, *, verify: bool = False
+    ) -> Program:
+        """A program from the bytes of a model file, which are copied; errors as :meth:`load`."""
+        return cls(_executor.from_bytes(data, _to_array, verify), threads)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the program as a model file, replacing ``path`` in one step.
+
+        Raises:
+            ArtifactError: the file cannot be written.
+        """
+        with replacing(path) as file:
+            file.write(memoryview(self._model))
+
+    @property
+    def inputs(self) -> tuple[PortInfo, ...]:
+        """Names, dtypes and shapes of the inputs, in the order of positional arguments."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[PortInfo, ...]:
+        """Names, dtypes and shapes of the outputs."""
+        return self._outputs
+
+    def get_inputs(self) -> list[PortInfo]:
+        """:attr:`inputs` as onnxruntime's sessions give them (``name``, ``shape``, ``type``)."""
+        return list(self._inputs)
+
+    def get_outputs(self) -> list[PortInfo]:
+        """:attr:`outputs` as onnxruntime's sessions give them."""
+        return list(self._outputs)
+
+    @property
+    def threads(self) -> int:
+        """How many threads one call may use, the caller's included (1 to 256).
+
+        Raises:
+            ConfigError: when set to anything else.
+        """
+        return self._model.threads
+
+    @threads.setter
+    def threads(self, count: int) -> None:
+        try:
+            self._model.threads = count
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(f"threads={count!r}: expected a whole number from 1 to 256") from error
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the file says about itself: sparsec's version, target, features, ports, report.
+
+        Raises:
+            ArtifactError: the manifest is not what a sparsec compiler writes.
+        """
+        try:
+            found = json.loads(self._model.manifest())
+        except ValueError as error:
+            raise ArtifactError("the manifest of the file is damaged; compile the model again") from error
+        if not isinstance(found, dict):
+            raise ArtifactError("the manifest of the file is damaged; compile the model again")
+        return found
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the compiler found and chose, as it wrote it."""
+        if self._report is None:
+            self._report = dict(self.manifest.get("report", {}))
+        return self._report
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run on arrays given by position, by name, or both.
+
+        Returns:
+            The output array, or a tuple of them when there are several; torch tensors when an
+            input was one, else NumPy arrays.
+
+        Raises:
+            InputError: a name, shape or dtype that does not fit; the text says what would.
+            SparsecError: a kernel failed.
+        """
+        outputs = self._model.run(None, self._feeds(args, kwargs))
+        torch = sys.modules.get("torch")
+        if torch is not None and any(isinstance(x, torch.Tensor) for x in (*args, *kwargs.values())):
+            outputs = [torch.from_numpy(y) for y in outputs]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
+        """Run as onnxruntime's sessions do.
+
+        Args:
+            output_names: which outputs to return, in this order; None for all.
+            feeds: an array for every input, by name.
+
+        Returns:
+            NumPy arrays.
+
+        Raises:
+            InputError: as for a call.
+        """
+        return self._model.run(output_names, feeds if type(feeds) is dict else dict(feeds))
+
+    def prepare(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> Prepared:
+        """Bind arrays once for many runs.
+
+        Calling the result reads the input arrays as they are at that moment and writes into the
+        arrays of its ``outputs`` list; it checks and allocates nothing::
+
+            prepared = program.prepare({"x": x})
+            x[:] = ...
+            prepared()
+            y = prepared.outputs[0]
+
+        Args:
+            inputs: an array for every input.  Torch tensors and arrays share their memory with
+                the prepared program.
+            outputs: arrays to write to, by name; those missing are allocated, aligned so that
+                kernels write to them directly.
+
+        Raises:
+            InputError: as for a call; also for outputs of wrong shape or dtype.
+        """
+        return self._model.prepare(dict(inputs), {n: _to_output(n, y) for n, y in (outputs or {}).items()})
+
+    def _feeds(self, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        if len(args) > len(self._inputs):
+            known = ", ".join(map(str, self._inputs))
+            raise InputError(f"{len(args)} arrays were given, the program takes {len(self._inputs)}: {known}")
+        feeds = {port.name: x for port, x in zip(self._inputs, args, strict=False)}
+        twice = feeds.keys() & kwargs.keys()
+        if twice:
+            raise InputError(f"input {min(twice)!r} was given twice, by position and by name")
+        return feeds | kwargs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Program.from_bytes, (bytes(memoryview(self._model)), self.threads)
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(map(str, self._inputs))
+        return f"Program({inputs} -> {', '.join(map(str, self._outputs))})"
+
+
+def _to_array(name: str, dtype: str, value: object) -> Array:
+    """An array the executor can read, for an input it could not read itself."""
+    value = _from_torch(name, dtype, value)
+    if not hasattr(value, "dtype"):
+        kind = type(value).__name__
+        raise InputError(f"input {name!r} must be a {dtype} array, got {kind}; pass np.asarray(x, {dtype!r})")
+    array = np.asarray(value)
+    if array.dtype.name != dtype:
+        raise InputError(f"input {name!r} must be {dtype}, got {array.dtype}; pass x.astype({dtype!r})")
+    return np.ascontiguousarray(array, dtype=dtype).reshape(array.shape)
+
+
+def _from_torch(name: str, dtype: str, value: Any) -> Any:
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, torch.Tensor):
+        return value
+    if value.device.type != "cpu" or value.layout is not torch.strided:
+        raise InputError(f"input {name!r} must be a dense tensor on the CPU; pass x.to_dense().cpu()")
+    if str(value.dtype) != f"torch.{dtype}":
+        raise InputError(f"input {name!r} must be {dtype}, got {value.dtype}; pass x.to(torch.{dtype})")
+    return value.detach().resolve_conj().resolve_neg().numpy()
+
+
+def _to_output(name: str, value: Any) -> Any:
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, torch.Tensor):
+        return value
+    if value.device.type != "cpu" or value.layout is not torch.strided or value.requires_grad:
+        raise InputError(f"output {name!r} must be a dense tensor on the CPU that requires no gradient")
+    return value.numpy()

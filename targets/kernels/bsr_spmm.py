@@ -1,0 +1,61 @@
+"""bsr_spmm: weights pruned in blocks of rows times token panels (see row_visits).
+
+A block of r x c is run as c steps of groups of rows that share their column: one load of X
+serves the whole group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sparsec.pattern import Pattern
+from sparsec.targets.kernels import row_visits
+from sparsec.targets.target import Packing, Problem, Target
+
+name = "bsr_spmm"
+format = "bsr"
+
+
+def _group(rows: int) -> int:
+    return next((g for g in (4, 3, 2) if rows % g == 0), 1)
+
+
+def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
+    """Token panels, and blocks of at least two rows that zeros really follow."""
+    if problem.panel == 0 or problem.panel % target.lanes or problem.rows < 4:
+        return False
+    return any(_group(b.rows) > 1 and b.fill > 0.3 for b in pattern.blocks)
+
+
+def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str, int], ...]:
+    """One configuration per group height that blocks of the weight allow, best fill first."""
+    heights = {_group(b.rows) for b in pattern.blocks if b.fill > 0.3} - {1}
+    found = []
+    for group in sorted(heights, reverse=True):
+        vectors = min(2 if group >= 3 and target.registers < 32 else 4, problem.panel // target.lanes)
+        block = row_visits.block_of_inner(problem, target)
+        chunk = row_visits.chunk_of_rows(problem, target, group)
+        found.append({"group": group, "block": block, "chunk": chunk, "vectors": vectors, "shared": 1})
+    return tuple(found)
+
+
+def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
+    """Cycles of one run on one core."""
+    shape = row_visits.Shape.of(config)
+    blocks = -(-problem.inner // shape.block)
+    fills = [b.fill for b in pattern.blocks if b.rows % shape.group == 0 and b.columns == 1]
+    fills += [b.fill for b in pattern.blocks if b.rows % shape.group == 0]
+    steps = pattern.nonzeros / max(max(fills, default=0.01), 0.01) / shape.group
+    visits = min(blocks * problem.rows / shape.group, steps + problem.rows / shape.group)
+    return row_visits.predict(problem, target, shape, steps, visits)
+
+
+def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:
+    """Pack ``weight[M, K]``."""
+    return row_visits.pack(weight, problem, config)
+
+
+def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
+    """The TIR function."""
+    return row_visits.emit(problem, packing, target, name)

@@ -1,0 +1,112 @@
+"""A thin face over TVM's IRBuilder for kernels that follow the executor's calling convention.
+
+Every kernel takes, in this order: ``scratch`` (a float32 tensor, this thread's scratch memory),
+bare pointers, int64 sizes, and ``tile_begin, tile_end``.  Emitters are ordinary Python: a
+Python loop unrolls, ``with k.loop(n) as i`` emits a loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+#: buffers are declared without a bound: pointers carry no length, the planner sized them
+_UNBOUNDED = 1 << 40
+
+_ALIGN = {"float32": 4, "int32": 4, "uint16": 2, "uint8": 1, "int64": 8}
+
+
+class Kernel:
+    """The body under construction: buffers, sizes, and small helpers around vectors."""
+
+    def __init__(self, lanes: int, scratch: Any, buffers: dict[str, Any], sizes: dict[str, Any]) -> None:
+        self.lanes = lanes
+        self.scratch = scratch
+        self.sizes = sizes
+        self._buffers = buffers
+        self.tile_begin = sizes["tile_begin"]
+        self.tile_end = sizes["tile_end"]
+
+    def __getitem__(self, name: str) -> Any:
+        return self._buffers[name]
+
+    @contextmanager
+    def loop(self, start: Any, stop: Any | None = None, dtype: str = "int64") -> Iterator[Any]:
+        """A serial loop; the index is int64 unless ``dtype`` says otherwise."""
+        low, high = (0, start) if stop is None else (start, stop)
+        with T.serial(integer(low, dtype), integer(high, dtype)) as index:
+            yield index
+
+    @contextmanager
+    def tiles(self) -> Iterator[Any]:
+        """The loop over this call's tiles."""
+        with self.loop(self.tile_begin, self.tile_end) as tile:
+            yield tile
+
+    @contextmanager
+    def when(self, condition: Any) -> Iterator[None]:
+        """``if condition``."""
+        with T.If(condition), T.Then():
+            yield
+
+    def bind(self, expression: Any) -> Any:
+        """Name an expression, so that it is computed once."""
+        return T.Bind(expression)
+
+    def registers(self, count: int, lanes: int | None = None) -> Any:
+        """``count`` vector accumulators that LLVM keeps in registers."""
+        return T.alloc_buffer((count,), f"float32x{lanes or self.lanes}", scope="local")
+
+    def vector(self, buffer: Any, offset: Any, lanes: int | None = None) -> Any:
+        """Load ``lanes`` consecutive elements."""
+        return buffer[T.Ramp(offset, 1, lanes or self.lanes)]
+
+    def put(self, buffer: Any, offset: Any, value: Any, lanes: int | None = None) -> None:
+        """Store a vector."""
+        T.buffer_store(buffer, value, [T.Ramp(offset, 1, lanes or self.lanes)])
+
+    def assign(self, buffer: Any, index: Any, value: Any) -> None:
+        """Store one element (a scalar, or one register of an accumulator array)."""
+        T.buffer_store(buffer, value, [index])
+
+    def splat(self, value: Any, lanes: int | None = None) -> Any:
+        """One number in every lane."""
+        number = T.float32(value) if isinstance(value, int | float) else value
+        return T.Broadcast(number, lanes or self.lanes)
+
+    def cast64(self, value: Any) -> Any:
+        """An int64 index."""
+        return T.cast(value, "int64")
+
+
+def integer(value: Any, dtype: str = "int64") -> Any:
+    """A constant of the dtype, or the expression itself."""
+    return tirx.IntImm(dtype, value) if isinstance(value, int) else value
+
+
+def prim_func(
+    name: str,
+    lanes: int,
+    pointers: Sequence[tuple[str, str]],
+    sizes: Sequence[str],
+    body: Any,
+) -> Any:
+    """Build the function: ``pointers`` are (name, dtype); ``body(kernel)`` emits the code."""
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            T.func_name(name)
+            T.func_attr({"global_symbol": name, "tirx.noalias": True})
+            length = tirx.Var("scratch_length", "int64")
+            scratch = T.arg("scratch", T.buffer((length,), "float32"))
+            raw = [(n, d, T.arg(f"{n}_pointer", T.handle(d, "global"))) for n, d in pointers]
+            named = {n: T.arg(n, T.int64()) for n in (*sizes, "tile_begin", "tile_end")}
+            buffers = {
+                n: T.decl_buffer((_UNBOUNDED,), d, data=p, align=_ALIGN[d]) for n, d, p in raw
+            }
+            body(Kernel(lanes, scratch, buffers, named))
+    return builder.get()

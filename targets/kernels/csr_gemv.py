@@ -1,0 +1,100 @@
+"""csr_gemv: very sparse weights times one to four columns, a row at a time.
+
+Where so little is left that lanes of neighbouring rows would mostly be padding, each row is one
+dot product over its own nonzeros, x read element by element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sparsec.pattern import Pattern
+from sparsec.targets.kernels.builder import Kernel, prim_func
+from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish_across
+from sparsec.targets.target import Packing, Problem, Target
+
+name = "csr_gemv"
+format = "csr"
+
+_WIDE = 8
+
+
+def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
+    """One to four columns in plain layout; columns numbered in 16 bits."""
+    fits = problem.columns is not None and 1 <= problem.columns <= 4
+    return problem.panel == 0 and fits and problem.inner <= 65536
+
+
+def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str, int], ...]:
+    """Tiles of work of about a quarter of the rows."""
+    return ({"chunk": max(1, -(-problem.rows // 4)) if problem.rows >= 256 else problem.rows},)
+
+
+def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
+    """Cycles: about one nonzero a cycle and column, and the end of every row."""
+    columns = problem.columns or 1
+    slots = pattern.nonzeros + 0.5 * _WIDE * problem.rows
+    return slots * (0.5 + 0.5 * columns) + problem.rows * (12 + 8 * columns + epilogue_cost(problem) * columns)
+
+
+def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:
+    """Row by row, every row padded with zeros to a multiple of eight."""
+    used = weight != 0
+    lengths = -(-used.sum(axis=1) // _WIDE) * _WIDE
+    starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    row, column = np.nonzero(used)
+    counts = np.concatenate(([0], np.cumsum(np.bincount(row, minlength=problem.rows))))
+    at = starts[row] + np.arange(row.size) - counts[row]
+    values = np.zeros(max(int(starts[-1]), 1), np.float32)
+    columns = np.zeros(values.size, np.uint16)
+    values[at], columns[at] = weight[row, column], column
+    chunks = -(-problem.rows // config["chunk"])
+    arrays = {"values": values, "columns": columns, "starts": starts}
+    return Packing(arrays, chunks, tuple(sorted({**config, "chunks": chunks}.items())))
+
+
+def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
+    """The TIR function."""
+    from tvm import tirx
+    from tvm.script.ir_builder import tirx as T
+
+    columns, chunk = problem.columns or 1, dict(packing.config)["chunk"]
+
+    def body(k: Kernel) -> None:
+        acc = k.registers(columns, _WIDE)
+        with k.tiles() as tile:
+            stop = T.min((tile + 1) * chunk, tirx.IntImm("int64", problem.rows))
+            with k.loop(tile * chunk, stop) as row:
+                one_row(k, acc, row)
+
+    def one_row(k: Kernel, acc: Any, row: Any) -> None:
+        for n in range(columns):
+            k.assign(acc, n, k.splat(0.0, _WIDE))
+        first = k.bind(k.cast64(k["starts"][row]))
+        count = k.bind((k.cast64(k["starts"][row + 1]) - first) // _WIDE)
+        with k.loop(count) as j:
+            at = k.bind(first + j * _WIDE)
+            value = k.bind(k.vector(k["values"], at, _WIDE))
+            index = [k.bind(k.cast64(k["columns"][at + i])) for i in range(_WIDE)]
+            for n in range(columns):
+                x = [k["x"][n * problem.inner + i] for i in index]
+                k.assign(acc, n, acc[n] + value * T.Shuffle(x, list(range(_WIDE))))
+        for n in range(columns):
+            total = k.bind(_sum_lanes(acc[n]))
+            where = n * problem.rows + row
+            k.assign(k["y"], where, finish_across(k, problem, total, row, where, 1))
+
+    def _sum_lanes(v: Any) -> Any:
+        parts = [T.Shuffle([v], [i]) for i in range(_WIDE)]
+        while len(parts) > 1:
+            parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        return parts[0]
+
+    pointers = [
+        ("x", "float32"), ("values", "float32"), ("columns", "uint16"), ("starts", "int32"),
+        *extra_pointers(problem), ("y", "float32"),
+    ]  # fmt: skip
+    return prim_func(name, _WIDE, pointers, (), body)

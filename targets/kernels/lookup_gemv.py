@@ -1,0 +1,254 @@
+"""lookup_gemv: sparse weights times one to four columns, x looked up in registers.
+
+A slab of x (as many entries as one or two vector registers hold) is kept in registers and
+looked up with a permutation by 8-bit positions, so no gather and no dependence on the core's
+load ports.  Rows are interleaved one per lane; inside a slab the groups of rows are sorted by
+their longest row, so the inner loop's trip count repeats, and partial sums rest in scratch.
+Rows shorter than their group's longest are padded with zeros.
+
+Arrays: ``values`` [slots, lanes]; ``positions`` uint8 of the same shape; ``groups`` int32: first
+row of each visit; ``runs`` int32 [runs, 4]: slots a visit, visits, first slot, first visit;
+``cells`` int32: first run of each (chunk, slab).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from math import comb
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsec.pattern import Pattern
+from sparsec.targets.kernels.builder import Kernel, prim_func
+from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish_across
+from sparsec.targets.target import Packing, Problem, Target
+
+name = "lookup_gemv"
+format = "ell"
+
+#: slots a visit up to which the inner loop is unrolled whole
+_STRAIGHT = 8
+
+_PERMUTE = {
+    # (lanes, registers of x) -> LLVM intrinsic
+    (8, 1): "llvm.x86.avx2.permps",
+    (16, 1): "llvm.x86.avx512.permvar.sf.512",
+    (16, 2): "llvm.x86.avx512.vpermi2var.ps.512",
+}
+
+
+def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
+    """One to four columns in plain layout."""
+    return problem.panel == 0 and problem.columns is not None and 1 <= problem.columns <= 4
+
+
+def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str, int], ...]:
+    """One register of x on AVX2; two, then one, on AVX-512."""
+    lanes = target.lanes
+    widths = [2, 1] if (lanes, 2) in _PERMUTE else [1]
+    # long runs of equal visits need many rows: cut only what is tall
+    chunks = max(1, problem.rows // 1024)
+    chunk = -(-problem.rows // (chunks * lanes)) * lanes
+    return tuple({"registers": w, "chunk": chunk} for w in widths)
+
+
+@lru_cache(maxsize=4096)
+def _longest(slab: int, rows: int, permille: int) -> float:
+    """Expected longest of ``rows`` binomial row lengths in a slab."""
+    d = permille / 1000
+    below = 0.0
+    total = 0.0
+    for length in range(slab + 1):
+        below += comb(slab, length) * d**length * (1 - d) ** (slab - length)
+        total += 1 - min(1.0, below) ** rows
+    return total
+
+
+def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
+    """Cycles of one run: slots at the permutation's rate, visits, weights streamed from L2 or L3."""
+    lanes, columns = target.lanes, problem.columns or 1
+    slab = lanes * config["registers"]
+    cells = -(-problem.rows // lanes) * -(-problem.inner // slab)
+    longest = _longest(slab, lanes, max(1, round(pattern.density * 1000))) * (1 + 0.5 * pattern.row_variation**2)
+    slots = cells * min(longest, slab)
+    visits = cells * (1 - (1 - pattern.density) ** (lanes * slab))
+    stream = slots * lanes * 5 / (target.l2_bytes if slots * lanes * 5 < target.l2 else target.l3_bytes)
+    rate = 1.2 + 1.0 * columns
+    out = problem.rows * columns / lanes * (2 + epilogue_cost(problem))
+    return max(slots * rate + visits * (5 + 2 * columns), stream) + out + 60
+
+
+def pack(
+    weight: NDArray[Any], problem: Problem, config: Mapping[str, int], target: Target
+) -> Packing:
+    """Pack ``weight[M, K]``."""
+    lanes, slab = target.lanes, target.lanes * config["registers"]
+    tall, wide = -(-problem.rows // lanes) * lanes, -(-problem.inner // slab) * slab
+    padded = np.zeros((tall, wide), np.float32)
+    padded[: problem.rows, : problem.inner] = weight
+    used = padded != 0
+    lengths = used.reshape(tall, wide // slab, slab).sum(axis=2)
+    longest = lengths.reshape(tall // lanes, lanes, -1).max(axis=1)
+    chunk_groups = config["chunk"] // lanes
+    chunks = -(-(tall // lanes) // chunk_groups)
+    group_index = np.arange(tall // lanes)
+    # visits in the order the kernel makes them: chunk, slab, slots a visit, group
+    order = [
+        (c, s, int(longest[g, s]), int(g))
+        for c in range(chunks)
+        for s in range(wide // slab)
+        for g in _sorted_groups(group_index[c * chunk_groups : (c + 1) * chunk_groups], longest[:, s])
+    ]
+    runs, cells = _runs(order, chunks, wide // slab)
+    first_slot = np.zeros((tall // lanes, wide // slab), np.int64)
+    slots = 0
+    for _, s, length, g in order:
+        first_slot[g, s] = slots
+        slots += length
+    row, column = np.nonzero(used)
+    slab_index, position = np.divmod(column, slab)
+    group, lane = np.divmod(row, lanes)
+    rank = _rank_in_slab(row, slab_index, wide // slab)
+    at = first_slot[group, slab_index] + rank
+    values = np.zeros((max(slots, 1), lanes), np.float32)
+    positions = np.zeros((max(slots, 1), lanes), np.uint8)
+    values[at, lane] = padded[row, column]
+    positions[at, lane] = position
+    arrays = {
+        "values": values.reshape(-1), "positions": positions.reshape(-1),
+        "groups": np.array([g * lanes for *_, g in order] or [0], np.int32), "runs": runs, "cells": cells,
+    }  # fmt: skip
+    settings = {**config, "chunks": chunks}
+    return Packing(arrays, chunks, tuple(sorted(settings.items())))
+
+
+def _sorted_groups(groups: NDArray[Any], longest: NDArray[Any]) -> NDArray[Any]:
+    kept = groups[longest[groups] > 0]
+    return kept[np.argsort(-longest[kept], kind="stable")]
+
+
+def _rank_in_slab(row: NDArray[Any], slab: NDArray[Any], slabs: int) -> NDArray[Any]:
+    key = row.astype(np.int64) * slabs + slab
+    starts = np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1]))) if key.size else np.zeros(0, np.int64)
+    sizes = np.diff(np.concatenate((starts, [key.size])))
+    return np.arange(key.size) - np.repeat(starts, sizes)
+
+
+def _runs(order: list[tuple[int, int, int, int]], chunks: int, slabs: int) -> tuple[Any, Any]:
+    runs: list[list[int]] = []
+    cells = np.zeros(chunks * slabs + 1, np.int32)
+    slot, previous = 0, (-1, -1, -1)
+    for visit, (chunk, slab, length, _) in enumerate(order):
+        if (chunk, slab, length) != previous:
+            runs.append([length, 0, slot, visit])
+            cells[chunk * slabs + slab + 1] += 1
+            previous = (chunk, slab, length)
+        runs[-1][1] += 1
+        slot += length
+    table = np.array(runs or [[0, 0, 0, 0]], np.int32).reshape(-1)
+    return table, np.cumsum(cells, dtype=np.int32)
+
+
+def scratch_floats(problem: Problem, packing: Packing, target: Target) -> int:
+    """Room for x, padded to whole slabs, and for the partial sums."""
+    columns = problem.columns or 1
+    wide = problem.inner + 2 * target.lanes
+    return columns * (wide + problem.rows + 2 * target.lanes) + 64
+
+
+def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
+    """The TIR function."""
+    from tvm import tirx
+    from tvm.script.ir_builder import tirx as T
+
+    c = dict(packing.config)
+    lanes, columns, chunk = target.lanes, problem.columns or 1, c["chunk"]
+    slab = lanes * c["registers"]
+    slabs = -(-problem.inner // slab)
+    wide, tall = slabs * slab, -(-problem.rows // lanes) * lanes
+    sums = columns * wide
+    intrinsic = _PERMUTE[lanes, c["registers"]]
+
+    def look_up(registers: list[Any], index: Any) -> Any:
+        operands = [registers[0], index] if len(registers) == 1 else [registers[0], index, registers[1]]
+        return T.call_llvm_pure_intrin(f"float32x{lanes}", intrinsic, *operands)
+
+    def copy_x(k: Kernel) -> None:
+        whole = problem.inner // lanes * lanes
+        for n in range(columns):
+            with k.loop(whole // lanes) as i:
+                k.put(k.scratch, n * wide + i * lanes, k.vector(k["x"], n * problem.inner + i * lanes))
+            with k.loop(whole, wide) as i:
+                value = T.if_then_else(i < problem.inner, k["x"][n * problem.inner + i], T.float32(0))
+                k.assign(k.scratch, n * wide + i, value)
+
+    def body(k: Kernel) -> None:
+        acc = k.registers(columns)
+        copy_x(k)
+        with k.tiles() as tile:
+            row0 = k.bind(tile * chunk)
+            rows = k.bind(T.min(k.cast64(tirx.IntImm("int64", chunk)), tall - row0))
+            for n in range(columns):
+                with k.loop(rows // lanes) as i:
+                    k.put(k.scratch, sums + n * tall + row0 + i * lanes, k.splat(0.0))
+            with k.loop(slabs) as s:
+                xs = [
+                    [k.bind(k.vector(k.scratch, n * wide + s * slab + r * lanes)) for r in range(c["registers"])]
+                    for n in range(columns)
+                ]
+                cell = k.bind(tile * slabs + s)
+                with k.loop(k.cast64(k["cells"][cell]), k.cast64(k["cells"][cell + 1])) as run:
+                    slots = k.bind(k.cast64(k["runs"][run * 4]))
+                    slot0 = k.bind(k.cast64(k["runs"][run * 4 + 2]))
+                    visit0 = k.bind(k.cast64(k["runs"][run * 4 + 3]))
+                    visits = k.bind(k.cast64(k["runs"][run * 4 + 1]))
+                    # straight-line code for the usual counts: a loop's overhead is as dear as a slot
+                    for count in range(1, _STRAIGHT + 1):
+                        with k.when(slots == count), k.loop(visits) as visit:
+                            one_visit(k, acc, xs, count, slot0 + visit * count, k["groups"][visit0 + visit])
+                    with k.when(slots > _STRAIGHT), k.loop(visits) as visit:
+                        one_visit(k, acc, xs, slots, slot0 + visit * slots, k["groups"][visit0 + visit])
+            write_out(k, row0)
+
+    def one_visit(k: Kernel, acc: Any, xs: list[list[Any]], slots: Any, slot0: Any, group: Any) -> None:
+        base = k.bind(k.cast64(group))
+        first = k.bind(slot0 * lanes)
+        for n in range(columns):
+            k.assign(acc, n, k.vector(k.scratch, sums + n * tall + base))
+        if isinstance(slots, int):
+            for j in range(slots):
+                one_slot(k, acc, xs, first + j * lanes)
+        else:
+            with k.loop(slots) as j:
+                one_slot(k, acc, xs, k.bind(first + j * lanes))
+        for n in range(columns):
+            k.put(k.scratch, sums + n * tall + base, acc[n])
+
+    def one_slot(k: Kernel, acc: Any, xs: list[list[Any]], at: Any) -> None:
+        index = k.bind(T.cast(k.vector(k["positions"], at), f"int32x{lanes}"))
+        value = k.bind(k.vector(k["values"], at))
+        for n in range(columns):
+            k.assign(acc, n, acc[n] + value * look_up(xs[n], index))
+
+    def write_out(k: Kernel, row0: Any) -> None:
+        stop = k.bind(T.min(row0 + chunk, k.cast64(tirx.IntImm("int64", problem.rows))))
+        for n in range(columns):
+            with k.loop((stop - row0) // lanes) as i:
+                row = k.bind(row0 + i * lanes)
+                value = k.bind(k.vector(k.scratch, sums + n * tall + row))
+                where = n * problem.rows + row
+                k.put(k["y"], where, finish_across(k, problem, value, row, where, lanes))
+            if problem.rows % lanes:
+                with k.loop(row0 + (stop - row0) // lanes * lanes, stop) as row:
+                    value = k.bind(k.scratch[sums + n * tall + row])
+                    where = n * problem.rows + row
+                    k.assign(k["y"], where, finish_across(k, problem, value, row, where, 1))
+
+    pointers = [
+        ("x", "float32"), ("values", "float32"), ("positions", "uint8"), ("groups", "int32"),
+        ("runs", "int32"), ("cells", "int32"), *extra_pointers(problem), ("y", "float32"),
+    ]  # fmt: skip
+    return prim_func(name, lanes, pointers, (), body)

@@ -1,0 +1,150 @@
+"""nm_spmm: N of every M neighbouring inputs are kept (2:4, 1:8 ...), times token panels.
+
+Every row has the same number of stored values, so there is nothing to sort and no loop end to
+mispredict: two rows (as many as eight accumulators allow) run together, each step reads a value
+and an 8-bit position inside its group of M.  Groups short of N nonzeros hold zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sparsec.pattern import Pattern
+from sparsec.targets.kernels.builder import Kernel, prim_func
+from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish
+from sparsec.targets.kernels.row_visits import block_of_inner, chunk_of_rows
+from sparsec.targets.target import Packing, Problem, Target
+
+name = "nm_spmm"
+format = "nm"
+
+
+def _fits(pattern: Pattern) -> list[tuple[int, int]]:
+    """(n, m) along the inputs that remove at least a quarter of the work, smallest share first."""
+    found = [(f.n, f.m) for f in pattern.nm if f.axis == 1 and 0 < f.n <= 0.75 * f.m]
+    return sorted(found, key=lambda nm: (nm[0] / nm[1], nm[1]))
+
+
+def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
+    """Token panels, and at most N nonzeros in every group of M inputs."""
+    return problem.panel > 0 and problem.panel % target.lanes == 0 and bool(_fits(pattern))
+
+
+def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str, int], ...]:
+    """One configuration per N:M that fits."""
+    vectors = min(4, problem.panel // target.lanes)
+    rows = max(1, min(8 // vectors, problem.rows))
+    chunk = chunk_of_rows(problem, target, rows)
+    found = []
+    for n, m in _fits(pattern)[:2]:
+        block = max(m, block_of_inner(problem, target) // m * m)
+        found.append({"n": n, "m": m, "group": rows, "block": block, "chunk": chunk, "vectors": vectors})
+    return tuple(found)
+
+
+def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
+    """Cycles of one run on one core (see row_visits.predict; visits are cheaper here)."""
+    panels = -(-(problem.columns or problem.panel) // problem.panel)
+    vectors, rows = config["vectors"], config["group"]
+    parts = problem.panel // (vectors * target.lanes)
+    steps = -(-problem.inner // config["m"]) * config["n"] * problem.rows / rows
+    per_step = parts * rows * max(vectors + 1.5, vectors) / 2
+    visits = -(-problem.inner // config["block"]) * problem.rows / rows * parts
+    out = problem.rows * problem.panel / target.lanes * epilogue_cost(problem)
+    chunks = -(-problem.rows // config["chunk"])
+    traffic = chunks * problem.inner * problem.panel * 4 / target.l2_bytes
+    return panels * (steps * per_step + visits * (4 + 1.5 * rows * vectors) + out + traffic)
+
+
+def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:
+    """values [K blocks][rows/R][groups][N][R] and uint8 positions of the same shape.
+
+    The K block comes first so that a block's values are one stream the prefetcher follows.
+    """
+    n, m, rows = config["n"], config["m"], config["group"]
+    groups = -(-problem.inner // m)
+    tall = -(-problem.rows // rows) * rows
+    padded = np.zeros((tall, groups * m), np.float32)
+    padded[: problem.rows, : problem.inner] = weight
+    cut = padded.reshape(tall, groups, m)
+    # nonzeros first, in order of their position; the rest are zeros at the group's start
+    order = np.argsort(cut == 0, axis=2, kind="stable")[:, :, :n]
+    values = np.take_along_axis(cut, order, axis=2)
+    positions = np.where(values == 0, 0, order).astype(np.uint8)
+
+    per_block = config["block"] // m
+
+    def interleaved(a: Any) -> Any:
+        bands = a.reshape(tall // rows, rows, groups, n).transpose(0, 2, 3, 1)
+        cuts = range(0, groups, per_block)
+        return np.concatenate([bands[:, g : g + per_block].reshape(-1) for g in cuts])
+
+    chunks = max(1, -(-problem.rows // config["chunk"]))
+    arrays = {"values": interleaved(values), "positions": interleaved(positions)}
+    return Packing(arrays, chunks, tuple(sorted({**config, "chunks": chunks}.items())))
+
+
+def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
+    """The TIR function."""
+    c = dict(packing.config)
+    n, m, rows, vectors, panel = c["n"], c["m"], c["group"], c["vectors"], problem.panel
+    groups = -(-problem.inner // m)
+    per_block = c["block"] // m
+    blocks = -(-groups // per_block)
+    whole, left = divmod(problem.rows, rows)
+    bands = -(-problem.rows // rows)
+    per_chunk = c["chunk"] // rows
+    chunks = c["chunks"]
+    parts = panel // (vectors * target.lanes)
+
+    def visit(k: Kernel, acc: Any, x: Any, y: Any, band: Any, group0: int, count: int, height: int, state: tuple[bool, bool]) -> None:
+        first, last = state
+        row0 = band * rows
+        for part in range(parts):
+            at = [(r, v, (part * vectors + v) * k.lanes) for r in range(height) for v in range(vectors)]
+            for r, v, lane in at:
+                where = y + (row0 + r) * panel + lane
+                k.assign(acc, r * vectors + v, k.splat(0.0) if first else k.vector(k["y"], where))
+            with k.loop(count) as g:
+                base = k.bind((group0 * bands + band * count + g) * (n * rows))
+                line = k.bind(x + (group0 + g) * (m * panel))
+                for i in range(n):
+                    for r in range(height):
+                        w = k.bind(k.splat(k["values"][base + i * rows + r]))
+                        at_x = k.bind(line + k.cast64(k["positions"][base + i * rows + r]) * panel)
+                        for v in range(vectors):
+                            lane = (part * vectors + v) * k.lanes
+                            total = acc[r * vectors + v] + w * k.vector(k["x"], at_x + lane)
+                            k.assign(acc, r * vectors + v, total)
+            for r, v, lane in at:
+                where = y + (row0 + r) * panel + lane
+                value = acc[r * vectors + v]
+                k.put(k["y"], where, finish(k, problem, value, row0 + r, where) if last else value)
+
+    def body(k: Kernel) -> None:
+        from tvm.script.ir_builder import tirx as T
+
+        acc = k.registers(rows * vectors)
+        with k.tiles() as work:
+            panel_index, chunk = k.bind(work // chunks), k.bind(work % chunks)
+            x = k.bind(panel_index * (problem.inner * panel))
+            y = k.bind(panel_index * (problem.rows * panel))
+            low = k.bind(chunk * per_chunk)
+            high = k.bind(T.min(low + per_chunk, whole))
+            for b in range(blocks):
+                count = min(per_block, groups - b * per_block)
+                state = (b == 0, b == blocks - 1)
+                with k.loop(low, high) as band:
+                    visit(k, acc, x, y, band, b * per_block, count, rows, state)
+                if left:
+                    with k.when(chunk == chunks - 1):
+                        visit(k, acc, x, y, whole, b * per_block, count, left, state)
+
+    pointers = [
+        ("x", "float32"), ("values", "float32"), ("positions", "uint8"),
+        *extra_pointers(problem), ("y", "float32"),
+    ]  # fmt: skip
+    return prim_func(name, target.lanes, pointers, (), body)

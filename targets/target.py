@@ -1,0 +1,114 @@
+"""What a target is and what a kernel must provide: frozen facts, no tvm import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sparsec.expr import Expr
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sparsec.pattern import Pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A machine to generate code for.
+
+    Sizes are bytes; ``lanes`` float32 per vector register; ``cycles`` figures are per core.
+    ``features`` are the names ``/proc/cpuinfo`` uses; an artifact refuses to load without them.
+    """
+
+    name: str
+    mcpu: str
+    features: tuple[str, ...]
+    lanes: int
+    registers: int
+    l1: int = 32 * 1024
+    l2: int = 512 * 1024
+    l3: int = 16 * 1024 * 1024
+    gigahertz: float = 3.4
+    mattr: tuple[str, ...] = ()
+    #: bytes a cycle one core reads from L2, L3 and memory
+    l2_bytes: float = 32.0
+    l3_bytes: float = 16.0
+    dram_bytes: float = 6.0
+
+    @property
+    def tvm_target(self) -> dict[str, Any]:
+        """The dictionary ``tvm.target.Target`` takes."""
+        described: dict[str, Any] = {"kind": "llvm", "mcpu": self.mcpu}
+        if self.mattr:
+            described["mattr"] = list(self.mattr)
+        return described
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One layer as a kernel sees it; equal problems share one compiled kernel.
+
+    ``y[M, N] = epilogue(w[M, K] @ x[K, N], extras)``; ``columns`` is N or None when it is only
+    known at run time; ``panel`` the width of the token panels (0: x and y are row-major
+    ``[N][K]``, ``[N][M]``).  ``extras`` says what each extra argument is: "row" (one number per
+    output feature), "full" (same shape and layout as y), or "one" (a single number).
+    """
+
+    rows: int
+    inner: int
+    columns: int | None
+    panel: int
+    epilogue: Expr | None = None
+    extras: tuple[str, ...] = ()
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """A weight as a kernel reads it: named arrays in argument order, and their bytes.
+
+    ``tiles`` is the number of units of work the rows are split into (per column panel).
+    ``config`` holds what packing learned and the emitted code must know.
+    """
+
+    arrays: Mapping[str, NDArray[Any]] = field(hash=False)
+    tiles: int
+    config: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(a.nbytes for a in self.arrays.values())
+
+
+class Kernel(Protocol):
+    """What each file under ``targets/kernels`` that runs a weight provides (see csr_spmm)."""
+
+    @property
+    def name(self) -> str:
+        """File, function, debug print and report all use this word."""
+
+    @property
+    def format(self) -> str:
+        """The name of the format in ``sparsec.formats`` it reads."""
+
+    def accepts(self, problem: Problem, pattern: Pattern, target: Target) -> bool:
+        """Whether it can run the problem."""
+
+    def space(self, problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str, int], ...]:
+        """Configurations worth trying; the first is the default."""
+
+    def predict(
+        self, problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target
+    ) -> float:
+        """Predicted cycles of one run on one core."""
+
+    def pack(
+        self, weight: NDArray[Any], problem: Problem, config: Mapping[str, int], target: Target
+    ) -> Packing:
+        """Pack ``weight[M, K]``."""
+
+    def emit(self, problem: Problem, packing: Packing, target: Target, name: str) -> Any:
+        """The TIR function; same inputs, same text."""

@@ -1,0 +1,42 @@
+"""Fixtures every test may use, and the line that says which tiers ran."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Tests share modules (corpus, kernel_harness) that importlib mode does not put on the path.
+sys.path.insert(0, str(Path(__file__).parent))
+
+SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real models and matrices beside the repository; skips where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the shared/data folder is not beside this clone")
+    return SHARED_DATA
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """``golden(name, text)`` compares text with ``tests/golden/name``, or writes it on request."""
+
+    def check(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.is_file(), f"no golden text {name}: run pytest --update-golden and read what it writes"
+        assert text == path.read_text(encoding="utf-8"), "differs: pytest --update-golden if that is meant"
+
+    return check

@@ -1,0 +1,259 @@
+"""What every pass promises, on every graph of the corpus; then what each pass is for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import corpus
+import numpy as np
+import pytest
+from corpus import CORPUS, PASSES, TARGET, Build, random_graph, random_inputs
+
+from sparsec import expr, pipeline, printer
+from sparsec.errors import IRError
+from sparsec.expr import Arg, Scalar, call
+from sparsec.ir import (
+    AttentionAttrs,
+    ConstAttrs,
+    Graph,
+    MatmulAttrs,
+    Node,
+    Op,
+    TirAttrs,
+    Type,
+    replace,
+    verify,
+    with_nodes,
+)
+from sparsec.passes.algebra import broadcast, simplify_expr
+from sparsec.passes.fuse_attention import fuse_attention
+from sparsec.passes.fuse_elementwise import fuse_elementwise
+from sparsec.passes.infer_patterns import infer_patterns
+from sparsec.passes.simplify import simplify
+from sparsec.pipeline import Pass
+from sparsec.reference import evaluate
+from sparsec.targets.target import Target
+
+ALL = (simplify, fuse_attention, simplify, fuse_elementwise, simplify, infer_patterns)
+
+
+def assert_same_meaning(before: Graph, after: Graph, seed: int = 1) -> None:
+    inputs = random_inputs(before, seed)
+    wanted = evaluate(before, inputs, dtype=np.float64)
+    found = evaluate(after, inputs, dtype=np.float64)
+    assert wanted.keys() == found.keys()
+    for name, array in wanted.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-6 * np.abs(array).max(initial=0))
+
+
+def assert_pass_keeps_its_promises(one: Pass, graph: Graph) -> None:
+    after = verify(one(graph, TARGET))
+    assert_same_meaning(graph, after)
+    again = one(after, TARGET)
+    assert again.same_as(after), printer.diff(after, again)
+    assert again is after, "a pass returns the same object when nothing changes"
+
+
+@pytest.mark.parametrize("make", CORPUS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("one", PASSES, ids=pipeline.pass_name)
+def test_pass(one: Pass, make: Callable[[], Graph]) -> None:
+    assert_pass_keeps_its_promises(one, make())
+    assert_pass_keeps_its_promises(one, simplify(make(), TARGET))
+
+
+@pytest.mark.parametrize("make", CORPUS, ids=lambda f: f.__name__)
+def test_whole_pipeline(make: Callable[[], Graph]) -> None:
+    graph = make()
+    assert_same_meaning(graph, pipeline.run(graph, TARGET, ALL))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_graphs(seed: int) -> None:
+    graph = random_graph(seed)
+    assert_pass_keeps_its_promises(fuse_elementwise, graph)
+    assert_same_meaning(graph, pipeline.run(graph, TARGET, ALL))
+
+
+def ops(graph: Graph) -> list[str]:
+    """The kinds of node that compute something, in order."""
+    return [str(n.op) for n in graph.nodes if n.op not in (Op.INPUT, Op.CONST)]
+
+
+def only(graph: Graph, op: Op) -> Node:
+    (found,) = (n for n in graph.nodes if n.op is op)
+    return found
+
+
+def compiled(make: Callable[[], Graph]) -> Graph:
+    return pipeline.run(make(), TARGET, ALL)
+
+
+# What is left after the passes, op by op.
+@pytest.mark.parametrize(
+    ("make", "left"),
+    [
+        (corpus.mlp_relu, ["matmul", "matmul"]),
+        (corpus.mlp_gelu, ["matmul", "matmul"]),
+        (corpus.mlp_silu_clip_residual, ["matmul", "matmul"]),
+        (corpus.two_matmuls_added, ["matmul", "matmul"]),
+        (corpus.residual_depends_on_product, ["matmul", "softmax", "elementwise"]),
+        (corpus.gate_after_activation, ["reduce", "elementwise", "matmul", "elementwise"]),
+        (corpus.product_is_output, ["matmul", "elementwise"]),
+        (corpus.value_used_twice, ["matmul", "matmul", "softmax"]),
+        (corpus.reshape_between, ["matmul", "layer_norm", "matmul"]),
+        (corpus.attention_exported, ["reshape", "elementwise", *["matmul"] * 3, "attention", "matmul"]),
+        (corpus.attention_scaled_operands, [*["matmul"] * 3, "attention", "reshape"]),
+        (corpus.attention_merged_batch, [*["matmul"] * 3, "attention"]),
+        (corpus.attention_without_batch, ["reshape", *["matmul"] * 3, "attention", "reshape"]),
+        (corpus.attention_one_position, [*["matmul"] * 3, "attention"]),
+        (corpus.diamond, ["elementwise", "elementwise", "elementwise"]),
+        (corpus.constants_fold, ["matmul"]),
+        (corpus.equal_values_merge, ["elementwise", "elementwise", "elementwise"]),
+        (corpus.moves_that_cancel, ["elementwise"]),
+        (corpus.inputs_are_outputs, []),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_what_is_left(make: Callable[[], Graph], left: list[str]) -> None:
+    assert ops(compiled(make)) == left
+
+
+@pytest.mark.parametrize("make", [corpus.attention_mask_per_head, corpus.attention_shows_weights])
+def test_attention_we_cannot_express_stays(make: Callable[[], Graph]) -> None:
+    graph = make()
+    assert fuse_attention(graph, TARGET) is graph
+
+
+@pytest.mark.parametrize(
+    ("make", "heads", "scale", "arguments"),
+    [
+        (corpus.attention_exported, 3, 0.5, 4),
+        (corpus.attention_scaled_operands, 2, 0.49, 3),
+        (corpus.attention_merged_batch, 2, 1.0, 3),
+        (corpus.attention_without_batch, 2, 0.5, 4),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_attention_attributes(make: Callable[[], Graph], heads: int, scale: float, arguments: int) -> None:
+    found = only(compiled(make), Op.ATTENTION)
+    assert isinstance(found.attrs, AttentionAttrs)
+    assert (found.attrs.heads, len(found.args)) == (heads, arguments)
+    assert found.attrs.scale == pytest.approx(scale)
+
+
+def test_epilogue_of_gelu_is_one_expression_over_product_and_bias() -> None:
+    first = next(n for n in compiled(corpus.mlp_gelu).nodes if n.op is Op.MATMUL)
+    assert isinstance(first.attrs, MatmulAttrs) and first.attrs.epilogue is not None
+    assert expr.arguments(first.attrs.epilogue) == (0, 1)
+    assert len(first.args) == 3
+
+
+def test_long_chains_stop_growing() -> None:
+    b = Build()
+    y = b.linear(b.input(4, 8), 8)
+    for step in range(200):
+        y = b.apply("tanh", b.apply("add", y, b.const(0.01 * (step + 1))))
+    graph = b.graph(y)
+    fused = pipeline.run(graph, TARGET, ALL)
+    assert_same_meaning(graph, fused)
+    assert len(ops(fused)) < 12
+    for n in fused.nodes:
+        body = getattr(n.attrs, "expr", None) or getattr(n.attrs, "epilogue", None)
+        assert body is None or len(expr.walk(body)) <= 64
+
+
+def test_integers_keep_their_own_node() -> None:
+    """A cast to integers truncates; inside a float expression it would not."""
+    left = compiled(corpus.comparisons)
+    assert {n.type.dtype for n in left.nodes if n.op is Op.ELEMENTWISE} >= {"int64", "float32"}
+
+
+def test_huge_broadcasts_are_not_folded() -> None:
+    b = Build()
+    x = b.apply("add", b.const(np.ones((1000, 1))), b.const(np.ones((1, 1000))))
+    graph = b.graph(x)
+    assert simplify(graph, TARGET) is graph
+
+
+def test_tir_nodes_are_not_folded() -> None:
+    b = Build()
+    b.add(Op.TIR, (b.const(np.ones(3)),), (3,), TirAttrs("relax.abs", "abs", "", (Type((3,)),)))
+    graph = b.graph(list(b.nodes)[-1])
+    assert simplify(graph, TARGET) is graph
+
+
+def test_patterns_land_on_weights_only() -> None:
+    b = Build()
+    graph = infer_patterns(b.graph(b.linear(b.input(2, 40), 30, zeros=0.9)), TARGET)
+    patterns = [n.attrs.pattern for n in graph.nodes if isinstance(n.attrs, ConstAttrs)]
+    weight, bias = patterns
+    assert weight is not None and bias is None
+    assert weight.shape == (30, 40)  # [outputs, inputs]
+    assert weight.sparsity == pytest.approx(np.mean(graph.consts[graph.nodes[1].name] == 0))
+
+
+x0 = Arg(0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (call("add", Scalar(0.0), x0), x0),
+        (call("mul", x0, Scalar(1.0)), x0),
+        (call("div", x0, Scalar(8.0)), call("mul", x0, Scalar(0.125))),
+        (call("div", x0, Scalar(3.0)), call("div", x0, Scalar(3.0))),
+        (call("pow", x0, Scalar(2.0)), call("mul", x0, x0)),
+        (call("sub", call("mul", Scalar(2.0), Scalar(3.0)), x0), call("sub", Scalar(6.0), x0)),
+        (call("where", Scalar(0.0), Scalar(5.0), x0), x0),
+    ],
+    ids=str,
+)
+def test_simplify_expr(before: expr.Expr, after: expr.Expr) -> None:
+    assert simplify_expr(before, floating=True) == after
+
+
+def test_integer_division_is_not_multiplication() -> None:
+    halved = call("div", x0, Scalar(2.0))
+    assert simplify_expr(halved, floating=False) == halved
+
+
+def test_broadcast_of_unknown_sizes_is_uncertain() -> None:
+    assert broadcast([(corpus.BATCH, 1), (4,)]) == (corpus.BATCH, 4)
+    assert broadcast([(corpus.BATCH,), (4,)]) is None
+
+
+def break_the_graph(graph: Graph, target: Target) -> Graph:
+    first = graph.nodes[0]
+    return Graph((first, first), graph.outputs, graph.output_names, graph.consts)
+
+
+def test_pipeline_names_the_pass_that_broke_a_rule() -> None:
+    with pytest.raises(IRError, match=r"pass break_the_graph: input_0: two nodes have this name"):
+        pipeline.run(corpus.mlp_relu(), TARGET, [break_the_graph])
+
+
+class RenameOrigin:
+    """A pass with options is an object."""
+
+    def __call__(self, graph: Graph, target: Target) -> Graph:
+        return with_nodes(graph, [replace(n, origin="x") for n in graph.nodes])
+
+
+def test_pipeline_debug_and_dump(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPARSEC_DEBUG", "2")
+    monkeypatch.setenv("SPARSEC_DUMP", str(tmp_path / "dump"))
+    log = io.StringIO()
+    pipeline.run(corpus.mlp_relu(), TARGET, [fuse_attention, fuse_elementwise, RenameOrigin()], log)
+    lines = log.getvalue().splitlines()
+    assert "fuse_attention" in lines[0] and "11 -> 11 nodes  (unchanged)" in lines[0]
+    assert "fuse_elementwise" in lines[1] and "11 -> 8 nodes" in lines[1]
+    assert any(line.startswith("+%") for line in lines) and any(line.startswith("-%") for line in lines)
+    names = sorted(p.name for p in (tmp_path / "dump").iterdir())
+    assert names == [
+        "000_imported.txt",
+        "001_fuse_attention.txt",
+        "002_fuse_elementwise.txt",
+        "003_rename_origin.txt",
+    ]
