@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from typing import TypeAlias, cast
 
@@ -11,6 +11,7 @@ from sparsec.dims import Size, product
 from sparsec.expr import Arg, Call, Expr, Scalar
 from sparsec.ir import (
     AttentionAttrs,
+    Attrs,
     ElementwiseAttrs,
     Graph,
     MatmulAttrs,
@@ -23,14 +24,15 @@ from sparsec.ir import (
     replace,
     with_nodes,
 )
+from sparsec.passes.axis_parts import group, letters, move, nontrivial
 from sparsec.targets.target import Target
 
 #: One letter per axis of the heads: batch, head, position, feature.
 _QUERY, _KEY = "bhld", "bhdl"
+#: How projections lie, ours first; torch's own MultiheadAttention puts the length before the batch.
+_PROJECTIONS = ("blhd", "lbhd")
 
 Shape: TypeAlias = tuple[Size, ...]
-#: Axis by axis of a value, the (letter, size) of the parts it is made of, sizes of 1 left out.
-Parts: TypeAlias = list[list[tuple[str, Size]]]
 
 
 def fuse_attention(graph: Graph, target: Target) -> Graph:
@@ -61,20 +63,34 @@ class _Heads:
     def sizes(self) -> dict[str, Size]:
         return {"b": self.batch, "h": self.heads, "l": self.length, "d": self.width}
 
-    @property
-    def projection(self) -> Shape:
-        return (self.batch, self.length, self.heads * self.width)
+    def projection(self, order: str = "blhd") -> Shape:
+        """The shape of all heads side by side."""
+        features = self.heads * self.width
+        return (self.batch, self.length, features) if order[0] == "b" else (self.length, self.batch, features)
 
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """``last`` is the node whose value the attention makes, up to a reshape."""
+    """``last`` is the node whose value the attention makes, up to a move from ``order``.
+
+    ``operands`` are the projections: name, shape wanted and the order their parts lie in.
+    """
 
     last: Node
-    operands: tuple[tuple[str, Shape], ...]
+    order: str
+    heads: _Heads
+    operands: tuple[tuple[str, _Heads, str], ...]
     mask: str | None
-    heads: int
     scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A projection, how its parts lie, and the factor between it and its heads."""
+
+    name: str
+    order: str
+    factor: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +158,11 @@ class _Matcher:
             if last is None or None in found:
                 continue
             sources = [one for one in found if one is not None]
-            if sources[2][1] != 1.0:
+            if sources[2].factor != 1.0:
                 continue
-            operands = tuple((s[0], h.projection) for s, h in zip(sources, all_heads, strict=True))
-            return _Match(last, operands, mask, heads.heads, scale * sources[0][1] * sources[1][1])
+            operands = tuple((s.name, h, s.order) for s, h in zip(sources, all_heads, strict=True))
+            factor = sources[0].factor * sources[1].factor
+            return _Match(*last, heads, operands, mask, scale * factor)
         return None
 
     def _chain(self, value: str) -> list[Node]:
@@ -164,34 +181,39 @@ class _Matcher:
         found = _linear(cast(ElementwiseAttrs, n.attrs).expr)
         return None if found is None else found[1]
 
-    def _source(self, value: str, chain: list[Node], heads: _Heads, order: str) -> tuple[str, float] | None:
-        """The projection whose heads ``value`` holds in ``order``, and the factor in between."""
+    def _source(self, value: str, chain: list[Node], heads: _Heads, order: str) -> _Source | None:
+        """The projection whose heads ``value`` holds in ``order``."""
         sizes = heads.sizes()
-        shape = self.nodes[value].type.shape
-        if shape[-2:] != tuple(sizes[c] for c in order[-2:]):
+        if self.nodes[value].type.shape[-2:] != tuple(sizes[c] for c in order[-2:]):
             return None
         for end in range(len(chain), -1, -1):
-            source = chain[end - 1].args[0] if end else value
             if end and chain[end - 1].op is Op.ELEMENTWISE:
                 continue  # a scaling of the whole projection belongs to the layer that makes it
-            parts = _group([(c, sizes[c]) for c in "blhd"], self.nodes[source].type.shape)
-            for n in reversed(chain[:end]):
-                parts = None if parts is None else _move(parts, n)
-            if parts is not None and _letters(parts) == _nontrivial(order, sizes):
-                factors = [self._scale(n) for n in chain[:end]]
-                return source, prod(f for f in factors if f is not None)
+            source = chain[end - 1].args[0] if end else value
+            for lies in _PROJECTIONS:
+                if self._leads_to(source, lies, chain[:end], sizes) == nontrivial(order, sizes):
+                    factors = [self._scale(n) for n in chain[:end]]
+                    return _Source(source, lies, prod(f for f in factors if f is not None))
         return None
 
-    def _merges_heads(self, weighted: Node, heads: _Heads) -> Node | None:
-        """The node after which the heads lie side by side again."""
+    def _leads_to(self, source: str, lies: str, chain: list[Node], sizes: Mapping[str, Size]) -> str | None:
+        """The order of parts at the end of a chain, when ``source`` has them as ``lies`` says."""
+        parts = group([(c, sizes[c]) for c in lies], self.nodes[source].type.shape)
+        for n in reversed(chain):
+            parts = None if parts is None else move(parts, n)
+        return None if parts is None else letters(parts)
+
+    def _merges_heads(self, weighted: Node, heads: _Heads) -> tuple[Node, str] | None:
+        """The node after which the heads lie side by side again, and how they lie."""
         sizes = heads.sizes()
-        parts = _group([(c, sizes[c]) for c in _QUERY], weighted.type.shape)
+        parts = group([(c, sizes[c]) for c in _QUERY], weighted.type.shape)
         n: Node | None = weighted
         while n is not None and parts is not None:
-            if _letters(parts) == _nontrivial("blhd", sizes):
-                return n
+            for lies in _PROJECTIONS:
+                if letters(parts) == nontrivial(lies, sizes):
+                    return n, lies
             n = self._only_user(n)
-            parts = None if n is None or n.op not in (Op.RESHAPE, Op.TRANSPOSE) else _move(parts, n)
+            parts = None if n is None or n.op not in (Op.RESHAPE, Op.TRANSPOSE) else move(parts, n)
         return None
 
     def _only_user(self, n: Node) -> Node | None:
@@ -253,54 +275,42 @@ def _candidates(shape: Shape, chain: Sequence[Node]) -> Iterator[_Heads]:
             yield _Heads(batch, heads, length, width)
 
 
-def _group(parts: Sequence[tuple[str, Size]], shape: Shape) -> Parts | None:
-    """Deal parts out, in order, to the axes they multiply up to."""
-    left = [p for p in parts if p[1] != 1]
-    grouped: Parts = []
-    for size in shape:
-        axis: list[tuple[str, Size]] = []
-        while left and product(s for _, s in axis) != size:
-            axis.append(left.pop(0))
-        if product(s for _, s in axis) != size:
-            return None
-        grouped.append(axis)
-    return None if left else grouped
-
-
-def _move(parts: Parts, n: Node) -> Parts | None:
-    """The parts after a reshape, a transpose, or an elementwise node."""
-    if n.op is Op.TRANSPOSE:
-        return [parts[a] for a in cast(TransposeAttrs, n.attrs).axes]
-    return _group([p for axis in parts for p in axis], n.type.shape)
-
-
-def _letters(parts: Parts) -> str:
-    return "".join(letter for axis in parts for letter, _ in axis)
-
-
-def _nontrivial(order: str, sizes: dict[str, Size]) -> str:
-    return "".join(c for c in order if sizes[c] != 1)
-
-
 def _rewrite(graph: Graph, match: _Match) -> Graph:
-    taken = {n.name for n in graph.nodes}
-    types = {n.name: n.type for n in graph.nodes}
-    made: list[Node] = []
+    moves = _Moves({n.name: n.type for n in graph.nodes})
     args: list[str] = []
-    for source, shape in match.operands:
-        if types[source].shape != shape:
-            name = fresh_name(f"{source}_heads", taken)
-            taken.add(name)
-            made.append(Node(name, Op.RESHAPE, (source,), Type(shape)))
-            source = name
-        args.append(source)
+    for source, heads, order in match.operands:
+        args.append(moves.swapped(moves.reshaped(source, heads.projection(order)), order))
     args += [match.mask] if match.mask is not None else []
-    attrs = AttentionAttrs(match.heads, match.scale)
-    last, shape = match.last, match.operands[0][1]
-    fused = Node(last.name, Op.ATTENTION, tuple(args), Type(shape), attrs, origin=last.origin)
-    made.append(fused)
-    if last.type.shape != shape:
-        made[-1] = replace(fused, name=fresh_name(f"{last.name}_attention", taken))
-        made.append(Node(last.name, Op.RESHAPE, (made[-1].name,), last.type, origin=last.origin))
-    nodes = [new for n in graph.nodes for new in (made if n is last else [n])]
-    return with_nodes(graph, nodes)
+    attrs = AttentionAttrs(match.heads.heads, match.scale)
+    value = moves.add(Op.ATTENTION, args, match.heads.projection(), attrs, f"{match.last.name}_attention")
+    value = moves.reshaped(moves.swapped(value, match.order), match.last.type.shape)
+    made = [replace(n, origin=match.last.origin) for n in moves.made]
+    made[-1] = replace(made[-1], name=match.last.name)
+    return with_nodes(graph, [new for n in graph.nodes for new in (made if n is match.last else [n])])
+
+
+@dataclass(frozen=True, slots=True)
+class _Moves:
+    """Makes the nodes around an attention, leaving out those that move nothing."""
+
+    types: dict[str, Type]
+    made: list[Node] = field(default_factory=list)
+
+    def add(self, op: Op, args: Sequence[str], shape: Shape, attrs: Attrs, stem: str) -> str:
+        name = fresh_name(stem, self.types)
+        self.made.append(Node(name, op, tuple(args), Type(shape), attrs))
+        self.types[name] = self.made[-1].type
+        return name
+
+    def reshaped(self, name: str, shape: Shape) -> str:
+        if self.types[name].shape == shape:
+            return name
+        return self.add(Op.RESHAPE, [name], shape, None, f"{name}_heads")
+
+    def swapped(self, name: str, order: str) -> str:
+        """Length and batch exchanged, when ``order`` has the length first."""
+        if order[0] == "b":
+            return name
+        length, batch, features = self.types[name].shape
+        axes = TransposeAttrs((1, 0, 2))
+        return self.add(Op.TRANSPOSE, [name], (batch, length, features), axes, f"{name}_swapped")

@@ -74,17 +74,20 @@ class _Rewriter:
 
     def _visit(self, n: Node) -> None:
         args = tuple(self.renamed.get(a, a) for a in n.args)
-        found: Node | str = n if args == n.args else replace(n, args=args)
-        for rule in _RULES.get(n.op, ()):
-            found = rule(self, found)
-            if isinstance(found, str):
-                break
-        if isinstance(found, Node):
-            found = self._merged(self._folded(found))
+        found = self._rewritten(n if args == n.args else replace(n, args=args))
         if isinstance(found, str):
             self.renamed[n.name] = found
         else:
             self.nodes[n.name] = found
+
+    def _rewritten(self, n: Node) -> Node | str:
+        """A node for the same value, or the name of a value there already is."""
+        for rule in _RULES.get(n.op, ()):
+            found = rule(self, n)
+            if isinstance(found, str):
+                return found
+            n = found
+        return self._merged(self._folded(n))
 
     def _folded(self, n: Node) -> Node:
         """The node, or the constant it always computes."""
@@ -123,11 +126,8 @@ class _Rewriter:
         array = self.consts.get(name)
         if array is None or array.size != 1 or array.dtype.kind not in "fiub":
             return None
-        return (
-            float(array.reshape(()))
-            if abs(float(array.reshape(()))) < 2**53 or array.dtype.kind == "f"
-            else None
-        )
+        value = float(array.reshape(()))
+        return value if array.dtype.kind == "f" or abs(value) < 2**53 else None
 
 
 _NOT_FOLDED = frozenset({Op.INPUT, Op.CONST, Op.TIR, Op.ITEM, Op.RELAYOUT})
@@ -147,8 +147,7 @@ def _content(array: Array) -> Hashable:
     return array.tobytes() if array.nbytes <= _COMPARED_BYTES else id(array)
 
 
-def _drop_reshape(state: _Rewriter, n: Node | str) -> Node | str:
-    assert isinstance(n, Node)
+def _drop_reshape(state: _Rewriter, n: Node) -> Node | str:
     source = state.nodes[n.args[0]]
     if source.type == n.type:
         return source.name
@@ -158,8 +157,7 @@ def _drop_reshape(state: _Rewriter, n: Node | str) -> Node | str:
     return n
 
 
-def _drop_transpose(state: _Rewriter, n: Node | str) -> Node | str:
-    assert isinstance(n, Node)
+def _drop_transpose(state: _Rewriter, n: Node) -> Node | str:
     axes = cast(TransposeAttrs, n.attrs).axes
     source = state.nodes[n.args[0]]
     if source.op is Op.TRANSPOSE:
@@ -175,13 +173,11 @@ def _drop_transpose(state: _Rewriter, n: Node | str) -> Node | str:
     return n
 
 
-def _drop_relayout(state: _Rewriter, n: Node | str) -> Node | str:
-    assert isinstance(n, Node)
+def _drop_relayout(state: _Rewriter, n: Node) -> Node | str:
     return n.args[0] if state.type_of(n.args[0]) == n.type else n
 
 
-def _simplify_elementwise(state: _Rewriter, n: Node | str) -> Node | str:
-    assert isinstance(n, Node)
+def _simplify_elementwise(state: _Rewriter, n: Node) -> Node | str:
     n = _simplify_expression(state, n, cast(ElementwiseAttrs, n.attrs).expr, 0, ElementwiseAttrs)
     e = cast(ElementwiseAttrs, n.attrs).expr
     if e == Arg(0) and state.type_of(n.args[0]) == n.type:
@@ -189,8 +185,7 @@ def _simplify_elementwise(state: _Rewriter, n: Node | str) -> Node | str:
     return n
 
 
-def _simplify_epilogue(state: _Rewriter, n: Node | str) -> Node | str:
-    assert isinstance(n, Node)
+def _simplify_epilogue(state: _Rewriter, n: Node) -> Node | str:
     epilogue = cast(MatmulAttrs, n.attrs).epilogue
     if epilogue is None:
         return n
@@ -237,9 +232,8 @@ def _same_result(state: _Rewriter, n: Node, before: tuple[str, ...], after: tupl
     return computed[0] == computed[1] and shapes[0] == shapes[1] and shapes[0] is not None
 
 
-def _flatten_weight(state: _Rewriter, n: Node | str) -> Node | str:
+def _flatten_weight(state: _Rewriter, n: Node) -> Node | str:
     """A constant weight (1, K, M) is the matrix (K, M)."""
-    assert isinstance(n, Node)
     x, w = state.type_of(n.args[0]), state.type_of(n.args[1])
     extra = len(w.shape) - 2
     constant = state.nodes[n.args[1]].op is Op.CONST
@@ -250,7 +244,7 @@ def _flatten_weight(state: _Rewriter, n: Node | str) -> Node | str:
     return replace(n, args=(n.args[0], matrix, *n.args[2:]))
 
 
-_Rule: TypeAlias = Callable[[_Rewriter, Node | str], Node | str]
+_Rule: TypeAlias = Callable[[_Rewriter, Node], Node | str]
 _RULES: Mapping[Op, tuple[_Rule, ...]] = {
     Op.RESHAPE: (_drop_reshape,),
     Op.TRANSPOSE: (_drop_transpose,),

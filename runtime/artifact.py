@@ -144,7 +144,9 @@ def _write_sections(
 
 def _header(entries: bytes, file_size: int) -> bytes:
     blank = _HEADER.pack(MAGIC, FORMAT_VERSION, len(Section), file_size, 0)
-    return _HEADER.pack(MAGIC, FORMAT_VERSION, len(Section), file_size, zlib.crc32(entries, zlib.crc32(blank)))
+    return _HEADER.pack(
+        MAGIC, FORMAT_VERSION, len(Section), file_size, zlib.crc32(entries, zlib.crc32(blank))
+    )
 
 
 def _pad(file: BinaryIO, alignment: int) -> None:
@@ -196,7 +198,9 @@ class _Pools:
 def _dtype(name: str) -> int:
     dtype = np.dtype(name)
     if dtype.kind not in _CODES or dtype.name == "longdouble" or dtype.itemsize > 8:
-        raise ArtifactError(f"{name} is no type that kernels know; use float16/32/64, int8-64, uint8-64 or bool")
+        raise ArtifactError(
+            f"{name} is no type that kernels know; use float16/32/64, int8-64, uint8-64 or bool"
+        )
     return 1 << 16 | dtype.itemsize * 8 << 8 | _CODES[dtype.kind]
 
 
@@ -280,5 +284,7 @@ def size_text(plan: Plan, index: int) -> int | str:
         return e.a
     if e.operator is Operator.SYMBOL:
         return plan.symbols[e.a]
-    joint = {Operator.ADD: " + ", Operator.MULTIPLY: "*", Operator.CEIL_DIVIDE: " ceil/ "}.get(e.operator, " max ")
+    joint = {Operator.ADD: " + ", Operator.MULTIPLY: "*", Operator.CEIL_DIVIDE: " ceil/ "}.get(
+        e.operator, " max "
+    )
     return f"{size_text(plan, e.a)}{joint}{size_text(plan, e.b)}"

@@ -56,23 +56,26 @@ class Program:
         y = program(x)
         [y] = program.run(None, {"x": x})   # as onnxruntime writes it
 
-    Arrays may have any strides and alignment.  float32 in 64-byte aligned, contiguous memory is
-    read where it lies; other arrays are copied first.  One program may be called from several
+    Arrays may have any strides and alignment; those in 64-byte aligned, contiguous memory are
+    read where they lie, others are copied first.  One program may be called from several
     Python threads at once; the results do not depend on the number of threads, to the bit.
     """
 
-    __slots__ = ("_inputs", "_model", "_outputs", "_report")
+    __slots__ = ("_inputs", "_model", "_names", "_outputs", "_report")
 
     def __init__(self, model: _executor.Model, threads: int | None = None) -> None:
         """Wrap a loaded model; use :meth:`load` or :meth:`from_bytes`."""
         self._model = model
         self._inputs = tuple(PortInfo(*port) for port in model.inputs)
         self._outputs = tuple(PortInfo(*port) for port in model.outputs)
+        self._names = tuple(port.name for port in self._inputs)
         self._report: dict[str, Any] | None = None
         self.threads = settings().threads if threads is None else threads
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], threads: int | None = None, *, verify: bool = False) -> Program:
+    def load(
+        cls, path: str | os.PathLike[str], threads: int | None = None, *, verify: bool = False
+    ) -> Program:
         """Map a model file; weights are read from disk when first used.
 
         Args:
@@ -155,7 +158,8 @@ class Program:
     def report(self) -> dict[str, Any]:
         """What the compiler found and chose, as it wrote it."""
         if self._report is None:
-            self._report = dict(self.manifest.get("report", {}))
+            found = self.manifest.get("report")
+            self._report = found if isinstance(found, dict) else {}
         return self._report
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -216,7 +220,9 @@ class Program:
         if len(args) > len(self._inputs):
             known = ", ".join(map(str, self._inputs))
             raise InputError(f"{len(args)} arrays were given, the program takes {len(self._inputs)}: {known}")
-        feeds = {port.name: x for port, x in zip(self._inputs, args, strict=False)}
+        feeds = dict(zip(self._names, args, strict=False))
+        if not kwargs:
+            return feeds
         twice = feeds.keys() & kwargs.keys()
         if twice:
             raise InputError(f"input {min(twice)!r} was given twice, by position and by name")

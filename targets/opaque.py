@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -40,7 +40,7 @@ def run(attrs: TirAttrs, arrays: Sequence[Array], outputs: Sequence[Type]) -> li
     return [r.numpy() for r in results]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiled(name: str, module: str) -> Any:
     import tvm
 

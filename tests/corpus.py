@@ -260,6 +260,18 @@ def attention_one_position() -> Graph:
     return b.graph(b.reshape(mixed, 2, 1, 8))
 
 
+def attention_length_first() -> Graph:
+    """torch.nn.MultiheadAttention: [L, B, E], batch and heads merged for the scores."""
+    b = Build()
+    x = b.transpose(b.input(BATCH, LENGTH, 8), 1, 0, 2)
+    q, k, v = (b.reshape(b.linear(x, 8), LENGTH, BATCH * 2, 4) for _ in range(3))
+    q, k, v = (b.reshape(b.transpose(a, 1, 0, 2), BATCH, 2, LENGTH, 4) for a in (q, k, v))
+    scores = b.apply("mul", b.matmul(q, b.transpose(k, 0, 1, 3, 2)), b.const(0.5))
+    mixed = b.transpose(b.matmul(b.softmax(scores), v), 2, 0, 1, 3)
+    y = b.linear(b.reshape(mixed, LENGTH * BATCH, 8), 8)
+    return b.graph(b.transpose(b.reshape(y, LENGTH, BATCH, 8), 1, 0, 2))
+
+
 def attention_mask_per_head() -> Graph:
     """Not our attention: the mask differs from head to head."""
     b = Build()
@@ -358,7 +370,7 @@ CORPUS: tuple[Callable[[], Graph], ...] = (
     mlp_relu, mlp_gelu, mlp_silu_clip_residual, two_matmuls_added, residual_depends_on_product,
     gate_after_activation, product_is_output, value_used_twice, reshape_between, layer_norm,
     layer_norm_by_hand, attention_exported, attention_scaled_operands, attention_merged_batch,
-    attention_without_batch, attention_one_position, attention_mask_per_head,
+    attention_without_batch, attention_length_first, attention_one_position, attention_mask_per_head,
     attention_shows_weights, diamond, broadcasting, constants_fold, equal_values_merge,
     moves_that_cancel, weight_with_leading_one, comparisons, reductions, one_axis_and_none,
     empty_tensor, inputs_are_outputs,

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+import mmap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import tvm
+from kernel_cases import EPILOGUES
+from sparsec.targets.target import Packing, Problem, Target
 
 POISON = np.float32(np.nan)
+#: words either side of y that no kernel may write, and what they hold
+GUARD_WORDS, GUARD = 64, np.float32(-12345.5)
+
+#: simplifiers that take seconds over a polynomial epilogue; LLVM does their work
+UNUSED_PASSES = (
+    "s_tir.HoistIfThenElse", "s_tir.InjectPermutedLayout", "s_tir.InjectVirtualThread",
+    "s_tir.RenormalizeSplitPattern", "s_tir.StmtSimplify", "tirx.CommonSubexprElim",
+    "tirx.RemoveNoOp", "tirx.StmtSimplify",
+)  # fmt: skip
+
+_protect = ctypes.CDLL(None, use_errno=True).mprotect
+_protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def aligned(array: Any) -> Any:
@@ -22,9 +40,46 @@ def aligned(array: Any) -> Any:
     return view
 
 
+def fenced(array: Any) -> Any:
+    """An aligned copy; reading a cache line beyond its end is a segmentation fault.
+
+    Weights are mapped from files, so a kernel that reads past an array may read past the file.
+    """
+    array = np.ascontiguousarray(array)
+    held = -(-array.nbytes // 64) * 64
+    pages = -(-held // mmap.PAGESIZE) * mmap.PAGESIZE
+    raw = np.frombuffer(mmap.mmap(-1, pages + mmap.PAGESIZE), np.uint8)
+    raw[:pages] = 0xFF  # NaN as float32, far away as an index
+    if _protect(raw.ctypes.data + pages, mmap.PAGESIZE, 0):
+        raise OSError(ctypes.get_errno(), "cannot protect a page")
+    view = raw[pages - held : pages - held + array.nbytes].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def guarded(shape: Sequence[int]) -> tuple[Any, Any]:
+    """A poisoned output and the array that holds it, guard words either side included."""
+    size = int(np.prod(shape))
+    whole = aligned(np.full(size + 2 * GUARD_WORDS, GUARD, np.float32))
+    y = whole[GUARD_WORDS : GUARD_WORDS + size].reshape(shape)
+    y[...] = POISON
+    return y, whole
+
+
+def guards_hold(whole: Any) -> bool:
+    """Whether nothing wrote beside the output."""
+    return bool((whole[:GUARD_WORDS] == GUARD).all() and (whole[-GUARD_WORDS:] == GUARD).all())
+
+
+def build(functions: Any, mcpu: str) -> Any:
+    """What TVM compiles a function or a module of functions to."""
+    with tvm.transform.PassContext(disabled_pass=list(UNUSED_PASSES)):
+        return tvm.compile(functions, target={"kind": "llvm", "mcpu": mcpu})
+
+
 def compiled(function: Any, mcpu: str) -> Callable[..., None]:
     """Machine code of a kernel for ``mcpu``."""
-    module = tvm.compile(function, target={"kind": "llvm", "mcpu": mcpu})
+    module = build(function, mcpu)
     entry = module[str(function.attrs["global_symbol"]) if "global_symbol" in function.attrs else "kernel"]
     return entry  # type: ignore[no-any-return]
 
@@ -34,9 +89,10 @@ def call(
     scratch_bytes: int = 1 << 20,
 ) -> None:  # fmt: skip
     """One call; ``buffers`` are aligned arrays in parameter order."""
-    scratch = tvm.runtime.tensor(np.zeros(max(16, scratch_bytes // 4), np.float32))
+    # all of it NaN: what an earlier call left there must not matter
+    scratch = fenced(np.full(max(16, scratch_bytes // 4), POISON, np.float32))
     pointers = [ctypes.c_void_p(b.ctypes.data) for b in buffers]
-    entry(scratch, *pointers, *sizes, *tiles)
+    entry(tvm.runtime.from_dlpack(scratch), *pointers, *sizes, *tiles)
 
 
 def to_panels(x: Any, panel: int) -> Any:
@@ -52,3 +108,106 @@ def from_panels(y: Any, tokens: int) -> Any:
     """The inverse of :func:`to_panels`."""
     count, features, panel = y.shape
     return y.transpose(0, 2, 1).reshape(count * panel, features)[:tokens]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One run of a kernel on a weight: its inputs as the kernel reads them, and the right answer.
+
+    ``inputs`` come in parameter order, y (``shape``) after them; ``expected`` and ``allowed`` are
+    float64 ``[tokens, rows]``, the second an error bound per element.
+    """
+
+    label: str
+    kernel: ModuleType
+    target: Target
+    problem: Problem
+    packing: Packing
+    inputs: tuple[Any, ...]
+    shape: tuple[int, ...]
+    tokens: int
+    tiles: int
+    scratch_floats: int
+    expected: Any
+    allowed: Any
+
+    def logical(self, y: Any) -> Any:
+        """y as [tokens, rows]."""
+        return from_panels(y, self.tokens) if self.problem.panel else y
+
+    def check(self, y: Any) -> None:
+        """Assert that an output is right."""
+        error = np.abs(self.logical(y).astype(np.float64) - self.expected)
+        wrong = ~(error <= self.allowed)
+        assert not wrong.any(), (
+            f"{self.label}: {wrong.sum()} of {wrong.size} wrong, first at (token, row) "
+            f"{tuple(np.argwhere(wrong)[0].tolist())}, largest error {np.nanmax(error):g}"
+        )
+
+
+def make_case(
+    kernel: ModuleType, weight: Any, tokens: int, panel: int, target: Target,
+    config: Mapping[str, int], epilogue: str = "none", columns: int | None = -1, seed: int = 0,
+) -> Case:  # fmt: skip
+    """Pack a weight and draw fresh inputs; ``columns`` None leaves them unknown to the kernel."""
+    rows, inner = weight.shape
+    ending = EPILOGUES[epilogue]
+    told = tokens if columns == -1 else columns
+    problem = Problem(rows, inner, told, panel, ending.expression, ending.extras)
+    packing = kernel.pack(weight, problem, config, target)
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((tokens, inner)).astype(np.float32)
+    sizes = {"row": (rows,), "full": (tokens, rows), "one": (1,)}
+    extras = [random.standard_normal(sizes[kind]).astype(np.float32) for kind in ending.extras]
+    laid_out = [_lay_out(e, panel) if e.ndim == 2 else e for e in extras]
+    panels = -(-tokens // panel) if panel else 1
+    scratch = getattr(kernel, "scratch_floats", None)
+    product = x.astype(np.float64) @ weight.T.astype(np.float64)
+    magnitude = np.abs(x).astype(np.float64) @ np.abs(weight).T.astype(np.float64)
+    # rounding of sums of products grows like the square root of their number (Higham 2002)
+    allowed = 1.2 * np.finfo(np.float32).eps * (4 + inner**0.5) * magnitude + 3e-6
+    return Case(
+        label=f"{kernel.name} {target.name} {rows}x{inner}x{tokens} panel {panel} {epilogue} {dict(config)}",
+        kernel=kernel, target=target, problem=problem, packing=packing,
+        inputs=(_lay_out(x, panel), *packing.arrays.values(), *laid_out),
+        shape=(panels, rows, panel) if panel else (tokens, rows),
+        tokens=tokens, tiles=panels * packing.tiles,
+        scratch_floats=scratch(problem, packing, target) if scratch else 16,
+        expected=ending.reference(product, *(e.astype(np.float64) for e in extras)),
+        allowed=allowed,
+    )  # fmt: skip
+
+
+def _lay_out(x: Any, panel: int) -> Any:
+    return to_panels(x, panel) if panel else x
+
+
+@lru_cache(maxsize=None)
+def kernel_function(
+    kernel: ModuleType, problem: Problem, config: tuple[tuple[str, int], ...], target: Target
+) -> Callable[..., None]:
+    """Machine code for a problem: equal problems and configurations share it, whatever the weight."""
+    function = kernel.emit(problem, Packing({}, 0, config), target, "kernel_under_test")
+    return compiled(function, target.mcpu)
+
+
+def run_case(case: Case, calls: Sequence[tuple[int, int]] | None = None) -> Any:
+    """Run a case in one call, or in several; returns y after checking its guards."""
+    entry = kernel_function(case.kernel, case.problem, case.packing.config, case.target)
+    y, whole = guarded(case.shape)
+    buffers = [*(fenced(a) for a in case.inputs), y]
+    for tiles in calls or ((0, case.tiles),):
+        call(entry, buffers, (), tiles, case.scratch_floats * 4)
+    assert guards_hold(whole), f"{case.label}: wrote beside y"
+    return y
+
+
+def check_case(case: Case) -> None:
+    """The answer is right, and the same to the bit in several calls, last tiles first."""
+    y = run_case(case)
+    case.check(y)
+    if case.tiles > 1:
+        cut, low = case.tiles // 2, case.tiles // 4
+        again = run_case(case, [(cut, case.tiles), (low, cut), (0, low)])
+        same = case.logical(y).tobytes() == case.logical(again).tobytes()
+        assert same, f"{case.label}: depends on how tiles are split into calls"

@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 
 import numpy as np
+
 from sparsec.errors import ArtifactError, SparsecError
 from sparsec.runtime import Program
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sparsec.runtime
 from numpy.typing import NDArray
+
+import sparsec.runtime
 from sparsec.runtime.artifact import to_bytes, weight_offsets
 from sparsec.runtime.plan import (
     Argument,
@@ -37,7 +38,8 @@ KERNELS = r"""
 #include <stdlib.h>
 #include <string.h>
 #include "abi.h"
-#define KERNEL(name) int32_t __tvm_ffi_##name(void *self, const TVMFFIAny *a, int32_t count, TVMFFIAny *result)
+#define KERNEL(name) \
+    int32_t __tvm_ffi_##name(void *self, const TVMFFIAny *a, int32_t count, TVMFFIAny *result)
 #define UNUSED (void)self, (void)a, (void)count, (void)result
 extern void *(*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int);
 extern int (*__TVMBackendFreeWorkspace)(int, int, void *);
@@ -64,8 +66,9 @@ KERNEL(softmax) {
     UNUSED;
     DLTensor *scratch = a[0].v_ptr; const float *x = a[1].v_ptr; float *y = a[2].v_ptr;
     int64_t n = a[3].v_int64; float *t = scratch->data;
-    if (!aligned(t) || scratch->ndim != 1 || scratch->shape[0] < n || scratch->shape[0] < 16 || scratch->strides
-        || scratch->dtype.code != 2 || scratch->dtype.bits != 32 || scratch->device.device_type != 1)
+    if (!aligned(t) || scratch->ndim != 1 || scratch->shape[0] < n || scratch->shape[0] < 16
+        || scratch->strides || scratch->dtype.code != 2 || scratch->dtype.bits != 32
+        || scratch->device.device_type != 1)
         return refuse("scratch memory is wrong");
     for (int64_t r = a[4].v_int64; r < a[5].v_int64; r++) {
         float high = -INFINITY, sum = 0;
@@ -89,10 +92,12 @@ KERNEL(add_row) {
 KERNEL(copy_tensor) {
     UNUSED;
     DLTensor *x = a[0].v_ptr, *y = a[1].v_ptr;
-    if (a[0].type_index != 7 || x->ndim != y->ndim || x->dtype.bits != y->dtype.bits) return refuse("tensors are wrong");
+    if (a[0].type_index != 7 || x->ndim != y->ndim || x->dtype.bits != y->dtype.bits)
+        return refuse("tensors are wrong");
     int64_t bytes = x->dtype.bits / 8;
     for (int i = 0; i < x->ndim; i++) bytes *= x->shape[i];
-    char *one = __TVMBackendAllocWorkspace(1, 0, bytes, 2, 32), *two = __TVMBackendAllocWorkspace(1, 0, 100, 2, 32);
+    char *one = __TVMBackendAllocWorkspace(1, 0, bytes, 2, 32);
+    char *two = __TVMBackendAllocWorkspace(1, 0, 100, 2, 32);
     if (!one || !two || !aligned(one) || !aligned(two)) return refuse("workspace is wrong");
     memset(two, 1, 100);
     memcpy(one, x->data, bytes);
@@ -163,7 +168,9 @@ class PlanBuilder:
         self.inputs.append(Port(name, dtype, tuple(map(self.size, shape)), len(self.buffers) - 1))
         return len(self.buffers) - 1
 
-    def output(self, name: str, shape: tuple[Any, ...], dtype: str = "float32", buffer: int | None = None) -> int:
+    def output(
+        self, name: str, shape: tuple[Any, ...], dtype: str = "float32", buffer: int | None = None
+    ) -> int:
         """An output; returns its buffer."""
         if buffer is None:
             self.buffers.append(Buffer(BufferKind.OUTPUT, len(self.outputs), self.nbytes(shape, dtype)))
@@ -192,15 +199,32 @@ class PlanBuilder:
         """An integer argument."""
         return Argument(ArgumentKind.INTEGER, self.size(value))
 
-    def step(self, kernel: str, *arguments: Argument, tiles: Any = 1, scratch: Any = 0, **options: Any) -> None:
+    def step(
+        self, kernel: str, *arguments: Argument, tiles: Any = 1, scratch: Any = 0, **options: Any
+    ) -> None:
         """A call."""
         self.steps.append(
-            Step(kernel, arguments, self.size(tiles), self.size(scratch), node=f"node_{len(self.steps)}", **options)
+            Step(
+                kernel,
+                arguments,
+                self.size(tiles),
+                self.size(scratch),
+                node=f"node_{len(self.steps)}",
+                **options,
+            )
         )
 
     def plan(self) -> Plan:
         """The frozen tables."""
-        tables = (self.symbols, self.expressions, self.buffers, self.tensors, self.steps, self.inputs, self.outputs)
+        tables = (
+            self.symbols,
+            self.expressions,
+            self.buffers,
+            self.tensors,
+            self.steps,
+            self.inputs,
+            self.outputs,
+        )
         return Plan(*map(tuple, tables))
 
     def build(self, code: bytes, **manifest: Any) -> bytes:
@@ -222,7 +246,9 @@ def twice_model(n: Any = "n", nanoseconds: int = 1_000_000) -> PlanBuilder:
     """``y[n] = 2 * x[n]``."""
     b = PlanBuilder()
     x, y = b.input("x", (n,)), b.output("y", (n,))
-    b.step("twice", pointer(x), pointer(y), b.integer(n), BEGIN, END, tiles=tiles_of(n), nanoseconds=nanoseconds)
+    b.step(
+        "twice", pointer(x), pointer(y), b.integer(n), BEGIN, END, tiles=tiles_of(n), nanoseconds=nanoseconds
+    )
     return b
 
 
@@ -236,7 +262,18 @@ def softmax_model(bias: Array, nanoseconds: int = 1_000_000) -> PlanBuilder:
     timed: dict[str, Any] = {"nanoseconds": nanoseconds}
     b.step("twice", pointer(x), pointer(one), b.integer(items), BEGIN, END, tiles=tiles_of(items), **timed)
     b.step("add_row", pointer(one), pointer(w), pointer(two), b.integer(k), BEGIN, END, tiles="n", **timed)
-    b.step("softmax", SCRATCH, pointer(two), pointer(y), b.integer(k), BEGIN, END, tiles="n", scratch=4 * k, **timed)
+    b.step(
+        "softmax",
+        SCRATCH,
+        pointer(two),
+        pointer(y),
+        b.integer(k),
+        BEGIN,
+        END,
+        tiles="n",
+        scratch=4 * k,
+        **timed,
+    )
     return b
 
 

@@ -133,6 +133,7 @@ def test_attention_we_cannot_express_stays(make: Callable[[], Graph]) -> None:
         (corpus.attention_scaled_operands, 2, 0.49, 3),
         (corpus.attention_merged_batch, 2, 1.0, 3),
         (corpus.attention_without_batch, 2, 0.5, 4),
+        (corpus.attention_length_first, 2, 0.5, 3),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -191,6 +192,7 @@ def test_patterns_land_on_weights_only() -> None:
     weight, bias = patterns
     assert weight is not None and bias is None
     assert weight.shape == (30, 40)  # [outputs, inputs]
+    assert f"# {weight.describe()}" in printer.text(graph)
     assert weight.sparsity == pytest.approx(np.mean(graph.consts[graph.nodes[1].name] == 0))
 
 

@@ -53,7 +53,7 @@ def test_attention(mask_shape: tuple[Any, ...] | None) -> None:
     (tq, tk, tv, *tmask), (found,) = run(b, y)
     heads = [t.reshape(t.shape[0], t.shape[1], 3, 4).transpose(1, 2) for t in (tq, tk, tv)]
     attend = torch.nn.functional.scaled_dot_product_attention
-    wanted = attend(*heads, attn_mask=tmask[0] if tmask else None, scale=0.3)
+    wanted = attend(*heads, attn_mask=torch.atleast_2d(*tmask) if tmask else None, scale=0.3)
     close(found, wanted.transpose(1, 2).reshape(found.shape))
 
 

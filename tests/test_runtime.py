@@ -12,6 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from sparsec.errors import ConfigError, InputError, SparsecError
+from sparsec.runtime import Program
+from sparsec.runtime.plan import Operator
+
 from .runtime_models import (
     BEGIN,
     END,
@@ -23,9 +28,6 @@ from .runtime_models import (
     tiles_of,
     twice_model,
 )
-from sparsec.errors import ConfigError, InputError, SparsecError
-from sparsec.runtime import Program
-from sparsec.runtime.plan import Operator
 
 COLUMNS = 37
 
@@ -159,7 +161,12 @@ def test_empty_inputs(softmax: Program, code: bytes) -> None:
 
 def test_prepared_reads_inputs_anew(code: bytes) -> None:
     program = Program.from_bytes(twice_model().build(code))
-    for x in (aligned(200), aligned(200, 3), np.zeros((200, 2), "float32")[:, 1], np.zeros(200, "float32")[::-1]):
+    for x in (
+        aligned(200),
+        aligned(200, 3),
+        np.zeros((200, 2), "float32")[:, 1],
+        np.zeros(200, "float32")[::-1],
+    ):
         prepared = program.prepare({"x": x})
         for value in (1.0, -3.0):
             x[:] = value * np.arange(200)
@@ -203,10 +210,11 @@ def test_tensor_arguments_workspaces_and_several_outputs(code: bytes) -> None:
     assert [np.array_equal(out, values) for out in program.run(["given", "y"], {"x": values})] == [True, True]
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    "float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split(),
-)
+DTYPES = ["float16", "float32", "float64", "int8", "int16", "int32", "int64"]
+DTYPES += ["uint8", "uint16", "uint32", "uint64", "bool"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype(code: bytes, dtype: str) -> None:
     b = PlanBuilder()
     x, y = b.input("x", (2, "n"), dtype), b.output("y", (2, "n"), dtype)
@@ -233,14 +241,24 @@ def test_sizes_are_expressions(code: bytes) -> None:
     x, other = b.input("x", (n,)), b.input("other", ((Operator.ADD, twice, 1),))
     longest = (Operator.MAXIMUM, (Operator.ADD, twice, 1), 8)
     y = b.output("y", (longest,))
-    b.step("twice", pointer(other), pointer(y), b.integer((Operator.ADD, twice, 1)), BEGIN, END, tiles=tiles_of(longest))
+    b.step(
+        "twice",
+        pointer(other),
+        pointer(y),
+        b.integer((Operator.ADD, twice, 1)),
+        BEGIN,
+        END,
+        tiles=tiles_of(longest),
+    )
     b.step("twice", pointer(x), pointer(y), b.integer(n), BEGIN, END, tiles=tiles_of(n))
     program = Program.from_bytes(b.build(code))
     result = program(np.ones(5, "float32"), np.full(11, 7, "float32"))
     assert np.array_equal(result, [2] * 5 + [14] * 6)
     assert program(np.ones(1, "float32"), np.ones(3, "float32")).shape == (8,)
     assert program.inputs[1].shape == ("2*n + 1",)
-    with pytest.raises(InputError, match=r"input 'other' axis 0 must have length 11, got 10 \(expected shape"):
+    with pytest.raises(
+        InputError, match=r"input 'other' axis 0 must have length 11, got 10 \(expected shape"
+    ):
         program(np.ones(5, "float32"), np.ones(10, "float32"))
 
 
@@ -276,9 +294,18 @@ def test_torch_in_torch_out(softmax: Program, bias: Any) -> None:
         ({}, r"no array was given for input 'x'"),
         ({"x": np.ones((2, 37))}, r"input 'x' must be float32, got float64; pass x.astype\('float32'\)"),
         ({"x": np.ones((2, 37), "complex64")}, r"must be float32, got complex64; pass x.astype\('float32'\)"),
-        ({"x": np.ones(37, "f4")}, r"'x' must have 2 axes \(shape \[n, 37\]\), got 1 \(shape \[37\]\); reshape it"),
-        ({"x": np.ones((2, 36), "f4")}, r"'x' axis 1 must have length 37, got 36 \(expected shape \[n, 37\], got \[2, 36"),
-        ({"x": [[1.0] * 37]}, r"input 'x' must be a float32 array, got list; pass np.asarray\(x, 'float32'\)"),
+        (
+            {"x": np.ones(37, "f4")},
+            r"'x' must have 2 axes \(shape \[n, 37\]\), got 1 \(shape \[37\]\); reshape it",
+        ),
+        (
+            {"x": np.ones((2, 36), "f4")},
+            r"'x' axis 1 must have length 37, got 36 \(expected shape \[n, 37\], got \[2, 36",
+        ),
+        (
+            {"x": [[1.0] * 37]},
+            r"input 'x' must be a float32 array, got list; pass np.asarray\(x, 'float32'\)",
+        ),
         ({"x": None}, "input 'x' must be a float32 array, got NoneType"),
         ({"x": b"1234"}, "input 'x' must be float32, got uint8"),
     ],
@@ -318,7 +345,9 @@ def test_two_inputs_share_a_symbol(code: bytes) -> None:
     program = Program.from_bytes(b.build(code))
     x3 = np.arange(3, dtype="float32")
     assert np.array_equal(program(x3, other=x3), 2 * x3)
-    with pytest.raises(InputError, match=r"'other' axis 0 must have length 3 \(n, as on an earlier axis\), got 4"):
+    with pytest.raises(
+        InputError, match=r"'other' axis 0 must have length 3 \(n, as on an earlier axis\), got 4"
+    ):
         program(x3, np.zeros(4, "float32"))
 
 
@@ -383,7 +412,8 @@ def test_a_forked_child_can_run(softmax: Program, bias: Any) -> None:
 
 def test_the_runtime_is_light() -> None:
     """sparsec.runtime loads NumPy and nothing of the compiler."""
-    script = "import sys, sparsec.runtime; print([m for m in ('tvm', 'torch', 'onnx', 'scipy') if m in sys.modules])"
+    heavy = ("tvm", "torch", "onnx", "scipy")
+    script = f"import sys, sparsec.runtime; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sparsec.errors import Unsupported
-from sparsec.frontends.from_relax import Imported, from_relax, unsupported
+from sparsec.frontends.from_relax import Imported, from_relax
 from sparsec.frontends.onnx_importer import Importer, ImportStopped, inferred_types, missing_operators
 from sparsec.frontends.onnx_load import OnnxModel, Source, load_onnx
-from sparsec.frontends.onnx_prepare import Shapes, infer, name_nodes, prepare, set_shapes
+from sparsec.frontends.onnx_prepare import Shapes, expand, infer, name_nodes, prepare, set_shapes
 from sparsec.frontends.relax_passes import simplify_relax
+from sparsec.frontends.relax_refusals import unsupported
 from sparsec.ir import Graph
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def from_onnx(source: Source, shapes: Shapes | None = None) -> Graph:
     """
     model = load_onnx(source)
     name_nodes(model.graph)
+    expand(model, [operator for operator, _, _ in missing_operators(model.graph)])
     missing = missing_operators(model.graph)
     if missing:
         raise unsupported(missing)
@@ -52,7 +54,9 @@ def input_shapes(source: Source, unknown: int = 1) -> dict[str, tuple[int, ...]]
     model = load_onnx(source)
     set_shapes(model.graph, {})
     return {
-        i.name: tuple(d.dim_value if d.HasField("dim_value") else unknown for d in i.type.tensor_type.shape.dim)
+        i.name: tuple(
+            d.dim_value if d.HasField("dim_value") else unknown for d in i.type.tensor_type.shape.dim
+        )
         for i in model.graph.input
     }
 

@@ -11,19 +11,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import tvm
 from tvm import ir as tvm_ir
 from tvm import relax
 
 from sparsec.errors import Unsupported
 from sparsec.expr import Expr, Scalar
 from sparsec.expr import call as expr_call
+from sparsec.frontends.relax_calls import in_bounds, is_tensor, legaliser, op_name, tensor_args
 from sparsec.frontends.relax_dims import CanonicalSizes
 from sparsec.frontends.relax_elementwise import COMPARISONS, FLOAT_RULES, LOGIC
+from sparsec.frontends.relax_refusals import free_sizes, unsupported
 from sparsec.frontends.relax_structure import STRUCTURE
 from sparsec.frontends.relax_tir import tir_attrs
-from sparsec.frontends.relax_types import dtype_of, fix_sizes, type_of
+from sparsec.frontends.relax_types import type_of
 from sparsec.frontends.relax_values import Building, Mask, Operands, Spread, Value
-from sparsec.ir import Graph, ItemAttrs, Op, Type, is_dynamic, verify, with_nodes
+from sparsec.ir import Graph, ItemAttrs, Op, Type, verify, with_nodes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -109,8 +112,8 @@ class Converter:
             if isinstance(binding, relax.MatchCast):
                 raise Unsupported("a shape that depends on the data")
             self.values[var] = self.convert(value, name)
-        except Unsupported as refused:
-            self._fail(value, str(refused))
+        except (Unsupported, tvm.error.InternalError) as refused:
+            self._fail(value, str(refused).strip().splitlines()[-1])
             self.values[var] = self._placeholder(var.ty, name, origin)
 
     def convert(self, value: Any, name: str) -> Value:
@@ -137,7 +140,8 @@ class Converter:
     def value(self, expr: Any) -> Value:
         """What a Relax leaf expression stands for."""
         if isinstance(expr, relax.Var):
-            return self.values[expr]
+            known: Value = self.values[expr]
+            return known
         if isinstance(expr, tvm_ir.GenericConst):
             return self.building.add_literal(expr.value.numpy())
         if isinstance(expr, relax.Tuple):
@@ -145,7 +149,7 @@ class Converter:
         if isinstance(expr, relax.TupleGetItem):
             parts = self.value(expr.tuple_value)
             assert isinstance(parts, tuple)
-            return parts[expr.index]
+            return parts[int(expr.index)]
         if isinstance(expr, relax.ShapeExpr):
             return None
         raise Unsupported(f"an expression of kind {type(expr).__name__}")
@@ -171,10 +175,10 @@ class Converter:
     # -- calls
 
     def _call(self, relax_call: Any, name: str) -> Value:
-        op = _op_name(relax_call)
+        op = op_name(relax_call)
         if op == "relax.call_tir":
             return self._call_tir(relax_call, name)
-        if op == "relax.broadcast_to" and _is(relax_call.ty, "float32"):
+        if op == "relax.broadcast_to" and is_tensor(relax_call.ty, "float32"):
             return self._spread(relax_call)
         for attempt in (self._elementwise, self._mask, self._where, self._structure):
             found = attempt(op, relax_call, name)
@@ -184,9 +188,9 @@ class Converter:
 
     def _elementwise(self, op: str, relax_call: Any, name: str) -> Value:
         rule = FLOAT_RULES.get(op)
-        if rule is None or not self._floats(relax_call, relax_call.args) or not _is(relax_call.ty, "float32"):
+        if rule is None or not self._floats(relax_call) or not is_tensor(relax_call.ty, "float32"):
             return None
-        operands, tensors = Operands(), _tensors(relax_call)
+        operands, tensors = Operands(), tensor_args(relax_call)
         shape = type_of(relax_call.ty).shape
         # another operand that already has the result's shape makes an explicit broadcast needless
         implied = any(type_of(a.ty).shape == shape and not isinstance(self.value(a), Spread) for a in tensors)
@@ -197,11 +201,13 @@ class Converter:
         if not operands.names:
             return None
         type_ = self.type(relax_call.ty)
-        return self.building.elementwise(name, expr, operands.names, type_, self.origin[1] or _op_name(relax_call))
+        return self.building.elementwise(
+            name, expr, operands.names, type_, self.origin[1] or op_name(relax_call)
+        )
 
     def _mask(self, op: str, relax_call: Any, name: str) -> Value:
         operands = Operands()
-        if op in COMPARISONS and self._floats(relax_call, relax_call.args):
+        if op in COMPARISONS and self._floats(relax_call):
             rank = len(type_of(relax_call.ty).shape)
             parts = [self._operand(operands, a, rank) for a in relax_call.args]
             return Mask(COMPARISONS[op](relax_call, parts), tuple(operands.names), relax_call)
@@ -212,9 +218,9 @@ class Converter:
         return None
 
     def _where(self, op: str, relax_call: Any, name: str) -> Value:
-        if op not in ("relax.where", "relax.astype") or not _is(relax_call.ty, "float32"):
+        if op not in ("relax.where", "relax.astype") or not is_tensor(relax_call.ty, "float32"):
             return None
-        if op == "relax.astype" and _is(relax_call.args[0].ty, "float32"):
+        if op == "relax.astype" and is_tensor(relax_call.args[0].ty, "float32"):
             return self.value(relax_call.args[0])
         mask = self.value(relax_call.args[0])
         if not isinstance(mask, Mask):
@@ -245,22 +251,22 @@ class Converter:
             return operands.node(value.source)
         return operands.node(self.stored(value))
 
-    def _floats(self, relax_call: Any, args: Sequence[Any]) -> bool:
-        tensors = [a for a in args if isinstance(a.ty, relax.TensorType)]
-        return bool(tensors) and all(_is(t.ty, "float32") for t in tensors)
+    def _floats(self, relax_call: Any) -> bool:
+        tensors = tensor_args(relax_call)
+        return bool(tensors) and all(is_tensor(t.ty, "float32") for t in tensors)
 
     # -- everything else becomes TIR
 
     def _legalise(self, relax_call: Any, name: str) -> Value:
-        op = _op_name(relax_call)
-        legalise = _legaliser(relax_call)
+        op = op_name(relax_call)
+        legalise = legaliser(relax_call)
         if legalise is None:
             raise Unsupported(f"Relax cannot lower {op}")
-        plain, renamed = self.sizes.canonical_call(_in_bounds(relax_call))
+        plain, renamed = self.sizes.canonical_call(in_bounds(relax_call))
         for fresh, original in renamed:
             self.values[fresh] = self.value(original)
         bindings = self._lower(op, plain, legalise)
-        if any(_op_name(b.value) == op for b in bindings if isinstance(b.value, tvm_ir.Call)):
+        if any(op_name(b.value) == op for b in bindings if isinstance(b.value, tvm_ir.Call)):
             raise Unsupported(f"Relax cannot lower {op} for these shapes")
         outer, self.source = self.source, op
         try:
@@ -305,31 +311,6 @@ class Converter:
         return self.building.add(f"{made}_{index}", Op.ITEM, (made,), type_, ItemAttrs(index), self.origin[1])
 
 
-def unsupported(failures: Sequence[tuple[str, str, str]], free: str = "") -> Unsupported:
-    """One error for all refused operators: (operator, node name, reason) each.
-
-    ``free`` names an input with sizes that are not fixed: fixing them often helps.
-    """
-    grouped: dict[tuple[str, str], list[str]] = {}
-    for operator, node, reason in failures:
-        grouped.setdefault((operator, reason), []).append(node or "(unnamed)")
-    lines = [f"  {op} ({len(nodes)}): {', '.join(nodes)}\n      {why}" for (op, why), nodes in grouped.items()]
-    kinds = len({operator for operator, _, _ in failures})
-    head = f"the model uses {kinds} operator{'s' if kinds != 1 else ''} sparsec cannot run:"
-    last = "Replace them in the model, or cut the model around them and compile the parts."
-    if free:
-        last = f"Some sizes are not fixed; these operators may work once they are: {fix_sizes(free)}.\nElse: {last}"
-    return Unsupported("\n".join([head, *lines, last]), [(op, node) for op, node, _ in failures])
-
-
-def free_sizes(params: Sequence[Any]) -> str:
-    """The name of the first parameter with a symbolic size, or nothing."""
-    for param in params:
-        if is_dynamic(type_of(param.ty).shape):
-            return str(param.name)
-    return ""
-
-
 def _origins(bindings: Sequence[Any], known: Mapping[str, tuple[str, str]]) -> list[tuple[str, str]]:
     """Each binding's source node; unnamed ones belong to the next named one (importers emit them first)."""
     found: list[tuple[str, str]] = []
@@ -338,32 +319,3 @@ def _origins(bindings: Sequence[Any], known: Mapping[str, tuple[str, str]]) -> l
         current = known.get(str(binding.var.name), current)
         found.append(current)
     return found[::-1]
-
-
-def _in_bounds(relax_call: Any) -> Any:
-    """Gathers that clamp their indices: TVM's default reads outside the tensor for a wrong one."""
-    if _op_name(relax_call) != "relax.take":
-        return relax_call
-    data, indices = relax_call.args
-    clamped = relax.op.take(data, indices, relax_call.attrs.axis, mode="clip")
-    return tvm_ir.Call(clamped.op, clamped.args, clamped.attrs)
-
-
-def _legaliser(relax_call: Any) -> Callable[[Any, Any], Any] | None:
-    op = relax_call.op
-    if not isinstance(op, tvm_ir.Op) or not op.has_attr("FLegalize"):
-        return None
-    found: Callable[[Any, Any], Any] = op.get_attr("FLegalize")
-    return found
-
-
-def _op_name(relax_call: Any) -> str:
-    return str(getattr(relax_call.op, "name", type(relax_call.op).__name__))
-
-
-def _tensors(relax_call: Any) -> list[Any]:
-    return [a for a in relax_call.args if isinstance(a.ty, relax.TensorType)]
-
-
-def _is(ty: Any, dtype: str) -> bool:
-    return isinstance(ty, relax.TensorType) and dtype_of(ty) == dtype

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Array: TypeAlias = NDArray[Any]
 
 #: a layer: weight [outputs, inputs], bias [outputs] or None, activation name or None
-Layer: TypeAlias = tuple[Any, Union["Array", None], Union[str, None]]
+Layer: TypeAlias = tuple[Any, Union["Array", None], str | None]
 
 #: the activations a layer may name
 ACTIVATIONS: Mapping[str, Callable[[Expr], Expr]] = {
@@ -53,7 +53,10 @@ def from_scipy(weights: Any | Sequence[Layer]) -> Graph:
     value = building.add("x", Op.INPUT, (), Type((tokens, matrices[0].shape[1])))
     for i, (layer, matrix) in enumerate(zip(layers, matrices, strict=True)):
         if i and matrices[i - 1].shape[0] != matrix.shape[1]:
-            raise ModelError(f"layer {i} takes {matrix.shape[1]} features, but layer {i - 1} makes {matrices[i - 1].shape[0]}")
+            raise ModelError(
+                f"layer {i} takes {matrix.shape[1]} features, "
+                f"but layer {i - 1} makes {matrices[i - 1].shape[0]}"
+            )
         _, bias, activation = _parts(layer, i)
         type_ = Type((tokens, matrix.shape[0]))
         weight = building.add_const(f"weight_{i}", np.ascontiguousarray(matrix.T))
@@ -69,9 +72,12 @@ def _parts(layer: Any, number: int) -> Layer:
 
 
 def _matrix(weight: Any, number: int) -> Array:
-    dense = weight.toarray() if sparse.issparse(weight) else np.asarray(weight)
+    is_sparse: bool = sparse.issparse(weight)
+    dense: Array = np.asarray(weight.toarray() if is_sparse else weight)
     if dense.ndim != 2 or 0 in dense.shape:
-        raise ModelError(f"layer {number}: a weight must be a matrix [outputs, inputs], not of shape {dense.shape}")
+        raise ModelError(
+            f"layer {number}: a weight must be a matrix [outputs, inputs], not of shape {dense.shape}"
+        )
     if dense.dtype.kind not in "fiub":
         raise ModelError(f"layer {number}: a weight must hold real numbers, not {dense.dtype}")
     return dense.astype(np.float32, copy=False)
@@ -94,4 +100,6 @@ def _epilogue(
         expr = ACTIVATIONS[activation](expr)
     if expr == Arg(0):
         return value
-    return building.add(f"layer_{number}", Op.ELEMENTWISE, names, type_, ElementwiseAttrs(expr), f"layer {number}")
+    return building.add(
+        f"layer_{number}", Op.ELEMENTWISE, names, type_, ElementwiseAttrs(expr), f"layer {number}"
+    )

@@ -16,9 +16,10 @@ from tvm import relax, tirx
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from sparsec.errors import ModelError
-from sparsec.frontends.from_relax import Imported, free_sizes, from_relax, unsupported
+from sparsec.frontends.from_relax import Imported, from_relax
 from sparsec.frontends.names import clean_symbol
 from sparsec.frontends.relax_passes import simplify_relax
+from sparsec.frontends.relax_refusals import unsupported
 from sparsec.frontends.torch_attention import convert_attention
 from sparsec.frontends.torch_prepare import evaluating, exportable
 from sparsec.ir import Graph
@@ -57,7 +58,9 @@ def from_torch(
     plain = exportable(module)
     with evaluating(plain), torch.no_grad():
         try:
-            exported = torch.export.export(plain, example_inputs, dynamic_shapes=dynamic_shapes, strict=strict)
+            exported = torch.export.export(
+                plain, example_inputs, dynamic_shapes=dynamic_shapes, strict=strict
+            )
         except Exception as failure:
             first = str(failure).strip().splitlines()[:1] or [type(failure).__name__]
             raise ModelError(f"torch.export cannot trace {type(module).__name__}: {first[0]}") from failure
@@ -107,6 +110,8 @@ def _decompositions() -> Any:
 
 class _Importer(ExportedProgramImporter):  # type: ignore[misc]
     """TVM's importer; names the node that fails and copies no weights."""
+
+    convert_map: dict[str, Any]
 
     @staticmethod
     def _convert_pytorch_tensor_to_tvm(tensor_value: torch.Tensor) -> Any:

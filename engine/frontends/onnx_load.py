@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import numpy_helper
+from onnx import inliner, numpy_helper
 
 from sparsec.errors import ModelError
 
@@ -51,6 +51,8 @@ def load_onnx(source: Source) -> OnnxModel:
         ModelError: no such file, not ONNX, damaged, or with nothing to compute.
     """
     proto, folder, label = _proto(source)
+    if proto.functions:
+        proto = inliner.inline_local_functions(proto)
     if not proto.graph.node or not proto.graph.output:
         raise ModelError(f"{label}: the model has no nodes or no outputs; is it an ONNX model file?")
     constants = {t.name: _array(t, folder, label) for t in proto.graph.initializer}
@@ -95,7 +97,8 @@ def _mapped(tensor: onnx.TensorProto, folder: Path | None, label: str) -> Array:
     fields = {entry.key: entry.value for entry in tensor.external_data}
     if folder is None:
         raise ModelError(
-            f"{label}: weight {tensor.name!r} is in the file {fields.get('location')!r}; give the model's path instead"
+            f"{label}: weight {tensor.name!r} is in the file {fields.get('location')!r}; "
+            "give the model's path instead"
         )
     path = (folder / fields["location"]).resolve()
     if not path.is_relative_to(folder.resolve()) or not path.is_file():
@@ -123,7 +126,6 @@ def _without_initializers(proto: onnx.ModelProto, constants: Mapping[str, Array]
     """A copy that drops initializers, and the inputs that old models list for them."""
     copy = onnx.ModelProto(ir_version=proto.ir_version)
     copy.opset_import.extend(proto.opset_import)
-    copy.functions.extend(proto.functions)
     copy.graph.name = proto.graph.name or "main"
     copy.graph.node.extend(proto.graph.node)
     copy.graph.output.extend(proto.graph.output)
@@ -137,7 +139,8 @@ def _check_names(graph: onnx.GraphProto, constants: Mapping[str, Array], label: 
         absent = [name for name in node.input if name not in known]
         if absent:
             raise ModelError(
-                f"{label}: node {node.name or node.op_type!r} reads {absent[0]!r}, which nothing before it makes"
+                f"{label}: node {node.name or node.op_type!r} reads {absent[0]!r}, "
+                "which nothing before it makes"
             )
         known.update(node.output)
     for output in graph.output:

@@ -7,11 +7,11 @@ weights never pass through Relax.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, shape_inference
+from onnx import helper, inliner, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from sparsec.errors import ModelError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = NDArray[Any]
 
-Shapes: TypeAlias = Mapping[str, Sequence[Union[int, str, None]]]
+Shapes: TypeAlias = Mapping[str, Sequence[int | str | None]]
 
 #: constants of more elements than this are never computed with while importing
 _FOLD_LIMIT = 4096
@@ -52,6 +52,24 @@ def prepare(model: OnnxModel, shapes: Shapes | None = None) -> dict[str, Array]:
     modernise(model)
     fold(model)
     return lift(model)
+
+
+def expand(model: OnnxModel, operators: Iterable[str]) -> None:
+    """Replace operators that onnx defines by a function of simpler ones, where it does."""
+    wanted = [("", op) for op in sorted(set(operators))]
+    if not wanted:
+        return
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model.proto)
+    _declare(copy.graph, model.constants, set(model.constants))
+    try:
+        expanded = inliner.inline_selected_functions(copy, wanted, inline_schema_functions=True)
+    except Exception:
+        # an operator that cannot be expanded stays, and is reported by its own name
+        return
+    del model.graph.node[:]
+    model.graph.node.extend(expanded.graph.node)
+    name_nodes(model.graph)
 
 
 def modernise(model: OnnxModel) -> None:
@@ -108,7 +126,8 @@ def _name_sizes(value: onnx.ValueInfoProto) -> None:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
         raise ModelError(
-            f"input {value.name!r} is no tensor of known rank; give its sizes with shapes={{{value.name!r}: (1, ...)}}"
+            f"input {value.name!r} is no tensor of known rank; "
+            f"give its sizes with shapes={{{value.name!r}: (1, ...)}}"
         )
     for axis, dim in enumerate(tensor.shape.dim):
         if dim.HasField("dim_value") and dim.dim_value >= 0:
@@ -190,6 +209,8 @@ def _run(node: onnx.NodeProto, opset: int, feeds: Mapping[str, Array]) -> list[A
 
 
 def _constant(node: onnx.NodeProto) -> Array:
+    if not node.attribute:
+        raise ModelError(f"node {node.name!r}: a Constant without a value; export the model again")
     attribute = node.attribute[0]
     value = helper.get_attribute_value(attribute)
     if attribute.name == "value":
@@ -197,7 +218,12 @@ def _constant(node: onnx.NodeProto) -> Array:
         return found
     if attribute.name == "sparse_value":
         raise ModelError(f"node {node.name!r}: sparse constants are not read; store the value dense")
-    dtype = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+    dtype = {
+        "value_int": np.int64,
+        "value_ints": np.int64,
+        "value_float": np.float32,
+        "value_floats": np.float32,
+    }
     return np.array(value, dtype.get(attribute.name))
 
 
@@ -238,7 +264,9 @@ def lift(model: OnnxModel) -> dict[str, Array]:
     read = {name for node in model.graph.node for name in node.input}
     model.constants = {n: a for n, a in model.constants.items() if n in read}
     needed = _read_at_import(model.graph)
-    lifted = {n for n, a in model.constants.items() if n not in needed and a.dtype == np.float32 and a.size > 1}
+    lifted = {
+        n for n, a in model.constants.items() if n not in needed and a.dtype == np.float32 and a.size > 1
+    }
     _declare(model.graph, model.constants, lifted)
     return {n: model.constants[n] for n in model.constants if n in lifted}
 

@@ -123,7 +123,7 @@ def _dropout(converter: Converter, relax_call: Any, name: str) -> Value:
 
 def _attention(converter: Converter, relax_call: Any, name: str) -> Value:
     """``softmax(q k^T * scale + bias) v`` of tensors (batch, tokens, heads, size), spelled out."""
-    query, key, value = relax_call.args[:3]
+    query, key = relax_call.args[:2]
     attrs = relax_call.attrs
     if not _all_float32(relax_call) or attrs.causal_mask is not None or attrs.window_size is not None:
         return None
@@ -144,9 +144,15 @@ class _Attention:
         batch, rows, heads, size = converter.type(query.ty).shape
         columns = converter.type(key.ty).shape[1]
         width = converter.type(value.ty).shape[3]
-        q = self._add("q", Op.TRANSPOSE, (converter.node(query),), (batch, heads, rows, size), _axes(0, 2, 1, 3))
-        k = self._add("k", Op.TRANSPOSE, (converter.node(key),), (batch, heads, size, columns), _axes(0, 2, 3, 1))
-        v = self._add("v", Op.TRANSPOSE, (converter.node(value),), (batch, heads, columns, width), _axes(0, 2, 1, 3))
+        q = self._add(
+            "q", Op.TRANSPOSE, (converter.node(query),), (batch, heads, rows, size), _axes(0, 2, 1, 3)
+        )
+        k = self._add(
+            "k", Op.TRANSPOSE, (converter.node(key),), (batch, heads, size, columns), _axes(0, 2, 3, 1)
+        )
+        v = self._add(
+            "v", Op.TRANSPOSE, (converter.node(value),), (batch, heads, columns, width), _axes(0, 2, 1, 3)
+        )
         scores = (batch, heads, rows, columns)
         product = self._add("scores", Op.MATMUL, (q, k), scores, MatmulAttrs())
         scaled = self._add("scaled", Op.ELEMENTWISE, (product, *self._bias()), scores, self._scaled(size))

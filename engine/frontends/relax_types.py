@@ -15,8 +15,8 @@ from sparsec.ir import Type
 
 def fix_sizes(name: str) -> str:
     """How a user fixes an input's sizes."""
-    return f'fix the input sizes, for example shapes={{"{name}": (1, 3, 32, 32)}} (command line: --shape {name}=1,3,32,32)'
-
+    python, shell = f'shapes={{"{name}": (1, 3, 32, 32)}}', f"--shape {name}=1,3,32,32"
+    return f"fix the input sizes, for example {python} (command line: {shell})"
 
 
 def size_of(expr: Any) -> Size:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Spread:
 
 
 #: what a Relax variable stands for: a node, something not yet stored, a tuple, or a shape
-Value: TypeAlias = Union[str, Mask, Spread, tuple["Value", ...], None]
+Value: TypeAlias = str | Mask | Spread | tuple["Value", ...] | None
 
 
 @dataclass

@@ -20,7 +20,6 @@ def exportable(module: nn.Module) -> nn.Module:
     for part in duplicate.modules():
         _make_pruning_permanent(part)
         _bake_parametrizations(part)
-        _make_dense(part)
     return duplicate
 
 
@@ -41,17 +40,17 @@ def _pruned(module: nn.Module) -> bool:
 
 
 def _sparse(module: nn.Module) -> bool:
-    tensors = [*module._parameters.values(), *module._buffers.values()]
-    return any(t is not None and t.layout != torch.strided for t in tensors)
+    return any(t.layout != torch.strided for t in _tensors(module))
 
 
 def _copy(module: nn.Module) -> nn.Module:
-    # masked weights are computed tensors, which deepcopy refuses: hand it detached ones
+    # deepcopy refuses computed tensors (masked weights) and sparse parameters: hand it plain ones
     memo: dict[int, Any] = {}
     for part in module.modules():
         for value in vars(part).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
+        memo.update({id(t): _dense(t) for t in _tensors(part) if t.layout != torch.strided})
     return copy.deepcopy(module, memo)
 
 
@@ -62,15 +61,22 @@ def _make_pruning_permanent(module: nn.Module) -> None:
 
 
 def _bake_parametrizations(module: nn.Module) -> None:
-    if parametrize.is_parametrized(module):
-        for name in list(module.parametrizations):  # type: ignore[arg-type]
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    if not parametrize.is_parametrized(module):
+        return
+    names = list(module._modules["parametrizations"]._modules)
+    values = {name: getattr(module, name).detach().clone() for name in names}
+    # remove_parametrizations would change the class, which the copy shares with its original
+    module.__class__ = type(module).__bases__[0]
+    del module._modules["parametrizations"]
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
-def _make_dense(module: nn.Module) -> None:
-    for name, parameter in module._parameters.items():
-        if parameter is not None and parameter.layout != torch.strided:
-            module._parameters[name] = nn.Parameter(parameter.detach().to_dense(), requires_grad=False)
-    for name, buffer in module._buffers.items():
-        if buffer is not None and buffer.layout != torch.strided:
-            module._buffers[name] = buffer.to_dense()
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    dense = tensor.detach().to_dense()
+    return nn.Parameter(dense, requires_grad=False) if isinstance(tensor, nn.Parameter) else dense
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    own = [*module._parameters.values(), *module._buffers.values()]
+    return [t for t in own if t is not None]

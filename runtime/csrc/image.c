@@ -48,7 +48,7 @@ static uint32_t crc32_of(uint32_t crc, const unsigned char *data, size_t size) {
 
 static int damaged(struct failure *failure, const char *name) {
     return fail(failure, FAILURE_ARTIFACT,
-                "the %s of the file is damaged; copy or compile the model again", name);
+                "the file is damaged in its %s; copy it again or compile the model again", name);
 }
 
 static int check_header(const struct image *image, struct failure *failure) {

@@ -37,7 +37,7 @@ static int open_in_memory(struct library *library, struct span code) {
 static int open_through_file(struct library *library, struct span code) {
     char path[4096];
     const char *folder = getenv("TMPDIR");
-    snprintf(path, sizeof path, "%s/sparsec_XXXXXX", folder && *folder ? folder : "/tmp");
+    snprintf(path, sizeof path, "%s/sparsec_XXXXXX", folder && *folder ? folder : P_tmpdir);
     int descriptor = mkstemp(path);
     if (descriptor < 0) return -1;
     int status = write_all(descriptor, code);

@@ -11,7 +11,8 @@ static int find_kernels(struct model *model, struct failure *failure) {
         const char *name = plan->strings + plan->steps[i].kernel;
         model->kernels[i] = library_kernel(&model->library, name);
         if (!model->kernels[i])
-            return fail(failure, FAILURE_ARTIFACT, "the code has no kernel called %.200s; compile the model again", name);
+            return fail(failure, FAILURE_ARTIFACT, "the code has no kernel called %.200s; compile the model again",
+                        name);
         if (plan->steps[i].argument_count > model->argument_limit)
             model->argument_limit = plan->steps[i].argument_count;
     }

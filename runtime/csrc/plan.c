@@ -170,8 +170,8 @@ static bool symbol_on_an_axis(const struct plan *plan, size_t symbol) {
 static int check_symbols(const struct plan *plan, struct failure *failure) {
     for (size_t i = 0; i < plan->symbol_count; i++)
         if (!symbol_on_an_axis(plan, i))
-            return fail(failure, FAILURE_ARTIFACT, "the size %s is the length of no input axis; compile the model again",
-                        plan->strings + plan->symbols[i]);
+            return fail(failure, FAILURE_ARTIFACT,
+                        "the size %s is the length of no input axis; compile the model again", plan->strings + plan->symbols[i]);
     return 0;
 }
 

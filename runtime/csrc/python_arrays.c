@@ -1,41 +1,36 @@
 /* Arrays across the border: inputs through the buffer protocol, outputs on aligned memory. */
 #include "module.h"
 
-#include <stdlib.h>
-
 PyObject *raise_failure(const struct failure *failure, const char *prefix) {
     PyObject *types[] = {NULL, names.artifact_error, names.input_error, PyExc_MemoryError, names.sparsec_error};
     return PyErr_Format(types[failure->kind], "%s%s", prefix, failure->text);
 }
 
 /* Memory of an output array, aligned so that kernels write into it directly. */
-struct block {
+struct output_block {
     PyObject_HEAD
-    void *data;
-    Py_ssize_t size;
+    struct memory memory;
 };
 
 static PyObject *block_new(size_t bytes) {
     allocfunc allocate = (allocfunc)PyType_GetSlot(names.block, Py_tp_alloc);
-    struct block *block = (struct block *)allocate(names.block, 0);
-    if (!block) return NULL;
-    block->size = (Py_ssize_t)(bytes / ALIGNMENT * ALIGNMENT + ALIGNMENT);
-    block->data = aligned_alloc(ALIGNMENT, (size_t)block->size);
-    if (block->data) return (PyObject *)block;
-    Py_DECREF(block);
-    return PyErr_NoMemory();
+    struct failure failure;
+    struct output_block *block = (struct output_block *)allocate(names.block, 0);
+    if (!block || memory_reserve(&block->memory, bytes, &failure) == 0) return (PyObject *)block;
+    Py_DECREF((PyObject *)block);
+    return raise_failure(&failure, "");
 }
 
 static void block_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    free(((struct block *)self)->data);
+    memory_release(&((struct output_block *)self)->memory);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
 }
 
 static int block_buffer(PyObject *self, Py_buffer *view, int flags) {
-    struct block *block = (struct block *)self;
-    return PyBuffer_FillInfo(view, self, block->data, block->size, 0, flags);
+    const struct memory *memory = &((struct output_block *)self)->memory;
+    return PyBuffer_FillInfo(view, self, memory->data, (Py_ssize_t)memory->size, 0, flags);
 }
 
 static PyType_Slot block_slots[] = {
@@ -45,7 +40,7 @@ static PyType_Slot block_slots[] = {
     {0, NULL},
 };
 PyType_Spec block_spec = {
-    "sparsec.runtime._executor.Block", sizeof(struct block), 0,
+    "sparsec.runtime._executor.Block", sizeof(struct output_block), 0,
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, block_slots};
 
 static PyObject *shape_tuple(const int64_t *shape, uint32_t rank) {

@@ -18,6 +18,9 @@ from tvm.script.ir_builder import tirx as T
 #: buffers are declared without a bound: pointers carry no length, the planner sized them
 _UNBOUNDED = 1 << 40
 
+#: slots for values that must not be recomputed; LLVM drops the unused
+_HELD = 64
+
 _ALIGN = {"float32": 4, "int32": 4, "uint16": 2, "uint8": 1, "int64": 8}
 
 
@@ -29,6 +32,7 @@ class Kernel:
         self.scratch = scratch
         self.sizes = sizes
         self._buffers = buffers
+        self._held = {n: self.registers(_HELD, n) for n in {1, lanes}}
         self.tile_begin = sizes["tile_begin"]
         self.tile_end = sizes["tile_end"]
 
@@ -54,34 +58,51 @@ class Kernel:
         with T.If(condition), T.Then():
             yield
 
+    def hold(self, value: Any, lanes: int, slot: int) -> Any:
+        """Keep a value in a register under a slot number, so that it is never recomputed."""
+        T.buffer_store(self._held[lanes], value, [slot % _HELD])
+        return self._held[lanes][slot % _HELD]
+
     def bind(self, expression: Any) -> Any:
         """Name an expression, so that it is computed once."""
         return T.Bind(expression)
 
     def registers(self, count: int, lanes: int | None = None) -> Any:
         """``count`` vector accumulators that LLVM keeps in registers."""
-        return T.alloc_buffer((count,), f"float32x{lanes or self.lanes}", scope="local")
+        return T.alloc_buffer((count,), vector_type(lanes or self.lanes), scope="local")
 
     def vector(self, buffer: Any, offset: Any, lanes: int | None = None) -> Any:
-        """Load ``lanes`` consecutive elements."""
-        return buffer[T.Ramp(offset, 1, lanes or self.lanes)]
+        """Load ``lanes`` consecutive elements (one lane: a number)."""
+        width = lanes or self.lanes
+        return buffer[T.Ramp(offset, 1, width)] if width > 1 else buffer[offset]
 
     def put(self, buffer: Any, offset: Any, value: Any, lanes: int | None = None) -> None:
-        """Store a vector."""
-        T.buffer_store(buffer, value, [T.Ramp(offset, 1, lanes or self.lanes)])
+        """Store a vector (one lane: a number)."""
+        width = lanes or self.lanes
+        T.buffer_store(buffer, value, [T.Ramp(offset, 1, width) if width > 1 else offset])
 
     def assign(self, buffer: Any, index: Any, value: Any) -> None:
         """Store one element (a scalar, or one register of an accumulator array)."""
         T.buffer_store(buffer, value, [index])
 
     def splat(self, value: Any, lanes: int | None = None) -> Any:
-        """One number in every lane."""
+        """One number in every lane (one lane: the number)."""
         number = T.float32(value) if isinstance(value, int | float) else value
-        return T.Broadcast(number, lanes or self.lanes)
+        width = lanes or self.lanes
+        return T.Broadcast(number, width) if width > 1 else number
+
+    def constant(self, value: int) -> Any:
+        """An int64 literal."""
+        return tirx.IntImm("int64", value)
 
     def cast64(self, value: Any) -> Any:
         """An int64 index."""
         return T.cast(value, "int64")
+
+
+def vector_type(lanes: int, dtype: str = "float32") -> str:
+    """TVM's name of a vector type (the element's own name for one lane)."""
+    return f"{dtype}x{lanes}" if lanes > 1 else dtype
 
 
 def integer(value: Any, dtype: str = "int64") -> Any:

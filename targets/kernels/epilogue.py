@@ -33,7 +33,7 @@ def finish(k: Kernel, problem: Problem, value: Any, row: Any, offset: Any, lanes
             return k.vector(buffer, offset, width)
         return k.splat(buffer[row if kind == "row" else 0], width)
 
-    return math.emit(problem.epilogue, operand, value)
+    return math.emit(k, problem.epilogue, operand, value)
 
 
 def finish_across(k: Kernel, problem: Problem, value: Any, row: Any, offset: Any, lanes: int) -> Any:
@@ -46,11 +46,10 @@ def finish_across(k: Kernel, problem: Problem, value: Any, row: Any, offset: Any
             return value
         buffer, kind = k[f"extra{index - 1}"], problem.extras[index - 1]
         if kind == "one":
-            return k.splat(buffer[0], lanes) if lanes > 1 else buffer[0]
-        start = offset if kind == "full" else row
-        return k.vector(buffer, start, lanes) if lanes > 1 else buffer[start]
+            return k.splat(buffer[0], lanes)
+        return k.vector(buffer, offset if kind == "full" else row, lanes)
 
-    return math.emit(problem.epilogue, operand, value)
+    return math.emit(k, problem.epilogue, operand, value)
 
 
 def epilogue_cost(problem: Problem) -> float:

@@ -18,6 +18,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from sparsec.expr import Arg, Call, Expr, Scalar, walk
+from sparsec.targets.kernels.builder import Kernel
 
 _TANH_ODD = (
     -2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08,
@@ -162,16 +163,31 @@ EMIT: Mapping[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-def emit(expr: Expr, operands: Callable[[int], Any], like: Any) -> Any:
-    """TIR of an expression; ``operands(i)`` loads argument ``i``; every subtree is bound once."""
+#: functions whose expansion uses its operand many times
+_EXPANDED = frozenset({"exp", "log", "tanh", "sigmoid", "erf"})
+
+
+def emit(k: Kernel, expr: Expr, operands: Callable[[int], Any], like: Any) -> Any:
+    """TIR of an expression; ``operands(i)`` loads argument ``i``; every subtree is computed once.
+
+    TVM's simplifier inlines names of pure expressions, so nested functions would grow
+    exponentially: their operands and results rest in registers instead.
+    """
     done: dict[Expr, Any] = {}
+    slot = 0
     for e in walk(expr):
         if isinstance(e, Arg):
             done[e] = _bind(operands(e.index))
         elif isinstance(e, Scalar):
             done[e] = constant(e.value, like)
         elif isinstance(e, Call):
-            done[e] = _bind(EMIT[e.function](*(done[o] for o in _ordered(e))))
+            inputs = [done[o] for o in _ordered(e)]
+            if e.function in _EXPANDED:
+                held = k.hold(inputs[0], lanes_of(like), slot)
+                done[e] = k.hold(EMIT[e.function](held), lanes_of(like), slot + 1)
+                slot += 2
+            else:
+                done[e] = _bind(EMIT[e.function](*inputs))
     return done[expr]
 
 

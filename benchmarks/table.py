@@ -1,0 +1,67 @@
+"""Results as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sparsec.measure import spelled
+
+HEADINGS = ("workload", "sparsec", "onnxruntime", "OpenVINO", "against the best dense")
+COLUMNS = ("sparsec", "onnxruntime", "openvino")
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """A table for each number of threads, under a line about the machine."""
+    machine, rows = results["machine"], results["results"]
+    parts = [
+        f"{machine['cpu']} (family {machine['family']}, model {machine['model']}), {_isa(machine['flags'])}"
+    ]
+    for threads in sorted({r["threads"] for r in rows}):
+        of_these = [r for r in rows if r["threads"] == threads]
+        parts += [_heading(threads, of_these), _table(of_these)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _isa(flags: Iterable[str]) -> str:
+    names = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16"}
+    found = [names[flag] for flag in flags if flag in names]
+    missing = "" if "AVX-512" in found else ", no AVX-512"
+    return " ".join(found) + missing
+
+
+def _heading(threads: int, rows: list[dict[str, Any]]) -> str:
+    versions = {f"{name} {v}" for r in rows for name, v in r["versions"].items()}
+    rounds = sorted({r["rounds"] for r in rows})
+    turns = f"{rounds[0]}" if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
+    count = "One thread" if threads == 1 else f"{threads} threads"
+    return (
+        f"{count}, float32, median of {turns} interleaved rounds (quartiles in brackets), "
+        f"{', '.join(sorted(versions))}:"
+    )
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    lines = [HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1))]
+    lines += [_cells(row) for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    times = (_time(row["engines"].get(name)) for name in COLUMNS)
+    ratio = f"{row['ratio']:.2f}x" if "ratio" in row else ""
+    return (row["about"], *times, ratio)
+
+
+def _time(timing: dict[str, float] | None) -> str:
+    if timing is None:
+        return ""
+    median, low, high = (timing[key] / 1e6 for key in ("median_us", "q1_us", "q3_us"))
+    return f"{spelled(median)} ({_bare(low, median)}-{_bare(high, median)})"
+
+
+def _bare(value: float, beside: float) -> str:
+    """A quartile in the unit of the median it stands beside."""
+    factor = {"us": 1e6, "ms": 1e3, "s": 1.0}[spelled(beside).split()[1]]
+    digits = len(spelled(beside).split()[0].partition(".")[2])
+    return f"{value * factor:.{digits}f}"

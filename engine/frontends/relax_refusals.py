@@ -1,0 +1,37 @@
+"""The one error that lists everything a model needs and sparsec cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sparsec.errors import Unsupported
+from sparsec.frontends.relax_types import fix_sizes, type_of
+from sparsec.ir import is_dynamic
+
+
+def unsupported(failures: Sequence[tuple[str, str, str]], free: str = "") -> Unsupported:
+    """One error for all refused operators: (operator, node name, reason) each.
+
+    ``free`` names an input with sizes that are not fixed: fixing them often helps.
+    """
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for operator, node, reason in failures:
+        grouped.setdefault((operator, reason), []).append(node or "(unnamed)")
+    lines = [
+        f"  {op} ({len(nodes)}): {', '.join(nodes)}\n      {why}" for (op, why), nodes in grouped.items()
+    ]
+    kinds = len({operator for operator, _, _ in failures})
+    head = f"the model uses {kinds} operator{'s' if kinds != 1 else ''} sparsec cannot run:"
+    last = "Replace them in the model, or cut the model around them and compile the parts."
+    if free:
+        last = f"Some sizes are not fixed; it may work once they are: {fix_sizes(free)}.\nElse: {last}"
+    return Unsupported("\n".join([head, *lines, last]), [(op, node) for op, node, _ in failures])
+
+
+def free_sizes(params: Sequence[Any]) -> str:
+    """The name of the first parameter with a symbolic size, or nothing."""
+    for param in params:
+        if is_dynamic(type_of(param.ty).shape):
+            return str(param.name)
+    return ""

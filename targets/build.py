@@ -1,0 +1,143 @@
+"""TIR to machine code: objects cached by content, linked into one shared library."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sparsec.config import settings
+from sparsec.errors import BuildError
+from sparsec.targets.target import Target
+
+#: Part of every cache key: change it when code generation changes but TIR's text does not.
+GENERATION = 1
+
+#: LLVM does this work better, and on deeply nested names these passes take exponential time.
+_SKIPPED_PASSES = [
+    "s_tir.HoistIfThenElse", "s_tir.InjectPermutedLayout", "s_tir.InjectVirtualThread",
+    "s_tir.RenormalizeSplitPattern", "s_tir.StmtSimplify", "tirx.CommonSubexprElim", "tirx.RemoveNoOp",
+    "tirx.StmtSimplify",
+]  # fmt: skip
+
+
+def module_of(function: Any, target: Target) -> Any:
+    """A TVM runtime module with one of our kernels (no cache)."""
+    import tvm
+
+    try:
+        with tvm.transform.PassContext(disabled_pass=_SKIPPED_PASSES):
+            return tvm.compile(function, target=target.tvm_target)
+    except Exception as failure:
+        raise BuildError(f"TVM cannot compile a kernel for {target.name}: {failure}") from failure
+
+
+def kernel_object(key: str, emit: Callable[[], Any], target: Target) -> bytes:
+    """The object file of a kernel; ``key`` names everything its text depends on."""
+    return _cached(f"kernel|{key}|{_machine(target)}", lambda: _object_bytes(module_of(emit(), target)))
+
+
+def operator_object(module: str, target: Target) -> bytes:
+    """The object file of an operator carried as TIR (TVM JSON of its IRModule)."""
+    return _cached(f"operator|{module}|{_machine(target)}", lambda: _operator(module, target))
+
+
+def _operator(module: str, target: Target) -> bytes:
+    import tvm
+
+    try:
+        loaded = tvm.ir.load_json(module)
+        return _object_bytes(tvm.compile(loaded, target=tvm.target.Target(target.tvm_target)))
+    except Exception as failure:
+        raise BuildError(f"TVM cannot compile a legalised operator for {target.name}: {failure}") from failure
+
+
+def _object_bytes(executable: Any) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="sparsec-") as folder:
+        path = Path(folder) / "kernel.o"
+        executable.mod.write_to_file(str(path), "o")
+        return path.read_bytes()
+
+
+def link(objects: Sequence[bytes], target: Target) -> bytes:
+    """One shared library from kernel objects and the runtime's shim; same inputs, same bytes.
+
+    Raises:
+        BuildError: no C compiler was found, or linking failed.
+    """
+    parts = hashlib.sha256()
+    for part in objects:
+        parts.update(hashlib.sha256(part).digest())
+    return _cached(f"link|{parts.hexdigest()}|{_machine(target)}", lambda: _link(objects))
+
+
+def _link(objects: Sequence[bytes]) -> bytes:
+    shim = files("sparsec.runtime") / "csrc" / "shim.c"
+    with tempfile.TemporaryDirectory(prefix="sparsec-") as folder:
+        names = []
+        for i, part in enumerate(objects):
+            names.append(f"k{i}.o")
+            (Path(folder) / names[-1]).write_bytes(part)
+        (Path(folder) / "shim.c").write_bytes(shim.read_bytes())
+        command = [
+            settings().cc, "-shared", "-fPIC", "-O2", "-g0", "-Wl,--build-id=none", "-Wl,--strip-debug",
+            "-o", "code.so", *names, "shim.c", "-lm",
+        ]  # fmt: skip
+        _run(command, folder)
+        return (Path(folder) / "code.so").read_bytes()
+
+
+def _run(command: Sequence[str], folder: str) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise BuildError(
+            f"no C compiler {command[0]!r} to link kernels with: install one (Debian: apt-get install gcc) "
+            "or set SPARSEC_CC"
+        ) from None
+    if done.returncode:
+        raise BuildError(f"linking kernels with {command[0]} failed:\n{done.stderr.strip()}")
+
+
+def _machine(target: Target) -> str:
+    described: Mapping[str, Any] = target.tvm_target
+    return f"{GENERATION}|{sorted(described.items())}|{target.lanes}"
+
+
+def _cached(key: str, make: Callable[[], bytes]) -> bytes:
+    folder = settings().cache
+    if folder is None:
+        return make()
+    path = folder / (hashlib.sha256(key.encode()).hexdigest()[:40] + ".bin")
+    try:
+        stored = path.read_bytes()
+        digest, body = stored[:32], stored[32:]
+        if hashlib.sha256(body).digest() == digest:
+            return body
+    except OSError:
+        pass
+    start = time.perf_counter()
+    body = make()
+    if settings().debug >= 3:
+        print(f"build {key[:70]}: {1e3 * (time.perf_counter() - start):.0f} ms", file=sys.stderr)
+    _store(path, hashlib.sha256(body).digest() + body)
+    return body
+
+
+def _store(path: Path, content: bytes) -> None:
+    """Write through a temporary name; a cache that cannot be written costs only time."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "wb") as out:
+            out.write(content)
+        os.replace(name, path)
+    except OSError:
+        return

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Runs generated kernels on the cases in cases.bin and writes their outputs to stdout.
+ *
+ * `kernels` and `kernel_count` come from a generated file.  cases.bin holds, per case, int64
+ * numbers: kernel, floats of scratch, inputs, calls; floats of output, guard words included, and
+ * of the guard on either side; then first and last tile of each call, the bytes of each input,
+ * and the inputs themselves.  Every buffer ends against a page that cannot be read or written,
+ * to the cache line.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "../../runtime/csrc/abi.h"
+
+extern const kernel_function kernels[];
+extern const int64_t kernel_count;
+
+enum { PAGE = 4096, LINE = 64, MOST_INPUTS = 24, MOST_CALLS = 8, HEADER = 6 };
+static const float GUARD = -12345.5f;
+
+typedef struct {
+    char *start;
+    size_t held, mapped;
+} Fenced;
+
+static size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+static void fail(const char *what, int64_t case_index) {
+    fprintf(stderr, "case %lld: %s\n", (long long)case_index, what);
+    exit(1);
+}
+
+static Fenced fenced(size_t bytes) {
+    Fenced f = {.held = round_up(bytes, LINE)};
+    const size_t pages = round_up(f.held, PAGE);
+    f.mapped = pages + PAGE;
+    char *base = mmap(NULL, f.mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED || mprotect(base + pages, PAGE, PROT_NONE)) fail("no memory", -1);
+    memset(base, 0xFF, pages); /* NaN as float, far away as an index */
+    f.start = base + pages - f.held;
+    return f;
+}
+
+static void release(Fenced f) {
+    char *base = f.start + f.held + PAGE - f.mapped;
+    munmap(base, f.mapped);
+}
+
+static float *poisoned_output(Fenced f, int64_t floats, int64_t guard) {
+    float *y = (float *)f.start;
+    for (int64_t i = 0; i < guard; i++) y[i] = y[floats - 1 - i] = GUARD;
+    return y + guard;
+}
+
+static int32_t call(kernel_function kernel, int64_t scratch_floats, Fenced *buffers, int64_t count,
+                    float *y, const int64_t *tiles) {
+    Fenced scratch = fenced((size_t)scratch_floats * 4);
+    DLTensor tensor = {.data = scratch.start, .device = {DEVICE_CPU, 0}, .ndim = 1,
+                       .dtype = {DTYPE_FLOAT, 32, 1}, .shape = &scratch_floats};
+    TVMFFIAny arguments[MOST_INPUTS + 4] = {{.type_index = TYPE_TENSOR, .v_ptr = &tensor}};
+    int32_t n = 1;
+    for (int64_t i = 0; i < count; i++)
+        arguments[n++] = (TVMFFIAny){.type_index = TYPE_OPAQUE_POINTER, .v_ptr = buffers[i].start};
+    arguments[n++] = (TVMFFIAny){.type_index = TYPE_OPAQUE_POINTER, .v_ptr = y};
+    for (int i = 0; i < 2; i++)
+        arguments[n++] = (TVMFFIAny){.type_index = TYPE_INT, .v_int64 = tiles[i]};
+    TVMFFIAny result = {0};
+    const int32_t status = kernel(NULL, arguments, n, &result);
+    release(scratch);
+    return status;
+}
+
+static const char *run_case(const char *at, int64_t index) {
+    int64_t header[HEADER], tiles[2 * MOST_CALLS], bytes[MOST_INPUTS];
+    memcpy(header, at, sizeof header);
+    at += sizeof header;
+    const int64_t kernel = header[0], inputs = header[2], calls = header[3], floats = header[4];
+    if (kernel < 0 || kernel >= kernel_count || inputs > MOST_INPUTS || calls > MOST_CALLS)
+        fail("bad numbers", index);
+    memcpy(tiles, at, 16 * (size_t)calls);
+    at += 16 * calls;
+    memcpy(bytes, at, 8 * (size_t)inputs);
+    at += 8 * inputs;
+    Fenced buffers[MOST_INPUTS + 1];
+    for (int64_t i = 0; i < inputs; i++) {
+        buffers[i] = fenced((size_t)bytes[i]);
+        memcpy(buffers[i].start, at, (size_t)bytes[i]);
+        at += bytes[i];
+    }
+    buffers[inputs] = fenced((size_t)floats * 4);
+    float *y = poisoned_output(buffers[inputs], floats, header[5]);
+    for (int64_t i = 0; i < calls; i++)
+        if (call(kernels[kernel], header[1], buffers, inputs, y, tiles + 2 * i)) fail("kernel failed", index);
+    if (fwrite(buffers[inputs].start, 4, (size_t)floats, stdout) != (size_t)floats) fail("cannot write", index);
+    for (int64_t i = 0; i <= inputs; i++) release(buffers[i]);
+    return at;
+}
+
+int main(void) {
+    const int file = open("cases.bin", O_RDONLY);
+    struct stat status;
+    if (file < 0 || fstat(file, &status)) fail("cannot open cases.bin", -1);
+    const char *all = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, file, 0);
+    if (all == MAP_FAILED) fail("cannot map cases.bin", -1);
+    int64_t index = 0;
+    for (const char *at = all; at < all + status.st_size; index++) {
+        /* stderr tells which case a crash was in */
+        fprintf(stderr, "\rcase %lld", (long long)index);
+        at = run_case(at, index);
+    }
+    return 0;
+}

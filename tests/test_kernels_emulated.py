@@ -1,0 +1,176 @@
+"""AVX-512 machine code of the kernels, executed: in the emulator, so on any machine."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from emulator import emulator
+from kernel_cases import (
+    AVX512,
+    EPILOGUES,
+    PANEL_KERNELS,
+    VECTOR_KERNELS,
+    blocks_of_rows,
+    bsr_spmm,
+    csr_gemv,
+    csr_spmm,
+    dense_gemm,
+    dense_gemv,
+    groups_of_inputs,
+    lookup_gemv,
+    nm_spmm,
+    skewed,
+    small_caches,
+    unstructured,
+)
+from kernel_harness import GUARD_WORDS, POISON, Case, build, guards_hold, make_case
+from sparsec.pattern import infer
+from sparsec.targets.target import Packing, Problem, Target
+
+FOLDER = Path(__file__).parent
+RUNTIME = FOLDER.parent / "runtime" / "csrc"
+# the emulated processor has AVX-512 F, CD, BW, DQ and VL, as the first server that had them
+TARGET = replace(AVX512, mcpu="skylake-avx512")
+SMALL = small_caches(TARGET)
+
+REASON = emulator.available()
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(REASON is not None, reason=f"emulated AVX-512 not run: {REASON}"),
+]
+
+
+def _cases(
+    kernel: ModuleType, weight: Any, tokens: int, panel: int, target: Target, epilogue: str = "none"
+) -> list[Case]:
+    """One case per configuration that the kernel suggests for the weight."""
+    problem = Problem(*weight.shape, tokens, panel)
+    configs = kernel.space(problem, infer(weight), target)
+    return [make_case(kernel, weight, tokens, panel, target, c, epilogue) for c in configs]
+
+
+def _weight(kernel: ModuleType, rows: int, inner: int) -> Any:
+    if kernel is bsr_spmm:
+        return blocks_of_rows(rows, inner, 0.3, 4)
+    if kernel is nm_spmm:
+        return groups_of_inputs(rows, inner, 2, 8)
+    return unstructured(rows, inner, 0.9 if kernel in (dense_gemm, dense_gemv) else 0.25)
+
+
+def panel_cases(kernel: ModuleType) -> list[Case]:
+    """Panels of one, two and four vectors, cut into blocks and chunks, and every epilogue."""
+    cases = []
+    for panel, rows, inner, tokens, target in (
+        (16, 33, 70, 37, SMALL), (32, 37, 53, 33, SMALL), (64, 41, 61, 70, SMALL), (64, 24, 64, 64, TARGET),
+    ):  # fmt: skip
+        cases += _cases(kernel, _weight(kernel, rows, inner), tokens, panel, target)
+    if kernel is csr_spmm:
+        cases += _cases(kernel, skewed(30, 90), 20, 32, SMALL)
+        cases += _cases(kernel, unstructured(9, 20, 0.0), 20, 16, TARGET)
+    if kernel in (csr_spmm, dense_gemm):
+        cases += _cases(kernel, unstructured(1, 1, 1.0), 1, 16, TARGET)
+    for epilogue in EPILOGUES:
+        cases += _cases(kernel, _weight(kernel, 13, 21), 35, 32, TARGET, epilogue)[:1]
+    return cases
+
+
+def vector_cases(kernel: ModuleType) -> list[Case]:
+    """One to four columns, with one and two registers of x, and every epilogue."""
+    cases = []
+    for columns, rows, inner in ((1, 70, 101), (2, 33, 64), (3, 129, 33), (4, 16, 130)):
+        cases += _cases(kernel, _weight(kernel, rows, inner), columns, 0, TARGET)
+    cases += _cases(kernel, skewed(50, 80), 1, 0, TARGET)
+    cases += _cases(kernel, unstructured(1, 1, 1.0), 1, 0, TARGET)
+    cases += _cases(kernel, unstructured(20, 40, 0.0), 1, 0, TARGET)
+    for epilogue in EPILOGUES:
+        cases += _cases(kernel, _weight(kernel, 37, 40), 1, 0, TARGET, epilogue)[:1]
+    return cases
+
+
+def _compile_kernels(cases: Sequence[Case], folder: Path) -> list[int]:
+    """Write kernels.o and table.c; return which kernel each case uses."""
+    numbers: dict[Any, int] = {}
+    functions = {}
+    for case in cases:
+        key = (case.kernel.name, case.problem, case.packing.config)
+        if key not in numbers:
+            name = f"k{len(numbers)}"
+            numbers[key] = len(numbers)
+            packing = Packing({}, 0, case.packing.config)
+            functions[name] = case.kernel.emit(case.problem, packing, case.target, name)
+    build(tvm.IRModule(functions), TARGET.mcpu).mod.write_to_file(str(folder / "kernels.o"), "o")
+    symbols = [f"__tvm_ffi_{name}" for name in functions]
+    lines = ['#include "abi.h"']
+    lines += [f"int32_t {s}(void *, const TVMFFIAny *, int32_t, TVMFFIAny *);" for s in symbols]
+    lines += [f"const kernel_function kernels[] = {{{', '.join(symbols)}}};"]
+    lines += [f"const int64_t kernel_count = {len(symbols)};"]
+    (folder / "table.c").write_text("\n".join(lines))
+    return [numbers[c.kernel.name, c.problem, c.packing.config] for c in cases]
+
+
+def _calls(case: Case) -> list[tuple[int, int]]:
+    """The tiles in three calls, last first."""
+    cut, low = case.tiles // 2, case.tiles // 4
+    return [(cut, case.tiles), (low, cut), (0, low)]
+
+
+def _record(case: Case, kernel: int) -> bytes:
+    """A case as kernels.c reads it."""
+    floats = int(np.prod(case.shape)) + 2 * GUARD_WORDS
+    calls = _calls(case)
+    header = [kernel, max(16, case.scratch_floats), len(case.inputs), len(calls), floats, GUARD_WORDS]
+    numbers = [*header, *np.ravel(calls), *(a.nbytes for a in case.inputs)]
+    return np.array(numbers, np.int64).tobytes() + b"".join(a.tobytes() for a in case.inputs)
+
+
+def run_emulated(cases: Sequence[Case], folder: Path) -> list[Any]:
+    """The outputs of all cases, from one boot."""
+    kernels = _compile_kernels(cases, folder)
+    sources = [FOLDER / "emulator" / "kernels.c", folder / "table.c", RUNTIME / "shim.c", folder / "kernels.o"]
+    command = ["gcc", "-O2", "-static", f"-I{RUNTIME}", "-o", str(folder / "program"), *map(str, sources), "-lm"]
+    subprocess.run(command, check=True)
+    records = b"".join(_record(c, k) for c, k in zip(cases, kernels, strict=True))
+    output = np.frombuffer(emulator.run(folder / "program", {"cases.bin": records}), np.float32)
+    ends = np.cumsum([int(np.prod(c.shape)) + 2 * GUARD_WORDS for c in cases])
+    assert ends[-1] == output.size
+    return np.split(output, ends[:-1])
+
+
+@lru_cache(maxsize=1)
+def _all_cases() -> dict[str, list[Case]]:
+    cases = {k.name: panel_cases(k) for k in PANEL_KERNELS}
+    return cases | {k.name: vector_cases(k) for k in VECTOR_KERNELS}
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[Case, Any]]]:
+    """Case and output, guard words included, of every kernel: all run in one boot."""
+    groups = _all_cases()
+    flat = [case for cases in groups.values() for case in cases]
+    results = iter(run_emulated(flat, tmp_path_factory.mktemp("emulated")))
+    return {name: [(case, next(results)) for case in cases] for name, cases in groups.items()}
+
+
+@pytest.mark.parametrize("kernel", [*PANEL_KERNELS, *VECTOR_KERNELS], ids=lambda k: k.name)
+def test_avx512_kernel_gives_the_right_numbers(
+    kernel: ModuleType, outputs: dict[str, list[tuple[Case, Any]]]
+) -> None:
+    for case, whole in outputs[kernel.name]:
+        assert guards_hold(whole), f"{case.label}: wrote beside y"
+        case.check(whole[GUARD_WORDS:-GUARD_WORDS].reshape(case.shape))
+
+
+def test_cases_cover_both_lookups_and_all_columns() -> None:
+    cases = _all_cases()[lookup_gemv.name]
+    assert {dict(c.packing.config)["registers"] for c in cases} == {1, 2}
+    assert {c.problem.columns for c in cases} == {1, 2, 3, 4}
+    assert csr_gemv.name in _all_cases() and not np.isfinite(POISON)
