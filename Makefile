@@ -7,7 +7,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
 JOBS ?= 2
 
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+# pip shows warnings of build backends about themselves
+PIP := PYTHONWARNINGS=ignore $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --constraint requirements.lock
 
 # What an installation is built from: when one of these changes, it is made again.

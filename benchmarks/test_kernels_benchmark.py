@@ -26,7 +26,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import tvm
-from kernel_cases import AVX2, AVX512, blocks_of_rows, groups_of_inputs, has_features, unstructured
+from kernel_cases import blocks_of_rows, groups_of_inputs, unstructured
 from kernel_harness import Case, aligned, kernel_function, make_case
 
 from sparsec.pattern import infer
@@ -40,9 +40,10 @@ from sparsec.targets.kernels import (
     nm_spmm,
 )
 from sparsec.targets.target import Problem
+from sparsec.targets.x86 import native
 
 ROWS, INNER = 768, 3072
-TARGET = AVX512 if has_features(AVX512) else AVX2
+TARGET = native()
 PANEL = 4 * TARGET.lanes
 
 

@@ -32,6 +32,8 @@ class Target:
     l3: int = 16 * 1024 * 1024
     gigahertz: float = 3.4
     mattr: tuple[str, ...] = ()
+    #: what can run a layer, in the order ties are broken
+    kernels: tuple[Kernel, ...] = ()
     #: bytes a cycle one core reads from L2, L3 and memory
     l2_bytes: float = 32.0
     l3_bytes: float = 16.0
@@ -109,6 +111,9 @@ class Kernel(Protocol):
         self, weight: NDArray[Any], problem: Problem, config: Mapping[str, int], target: Target
     ) -> Packing:
         """Pack ``weight[M, K]``."""
+
+    def nbytes(self, problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
+        """Predicted bytes of the packed weight."""
 
     def emit(self, problem: Problem, packing: Packing, target: Target, name: str) -> Any:
         """The TIR function; same inputs, same text."""

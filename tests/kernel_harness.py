@@ -19,13 +19,6 @@ POISON = np.float32(np.nan)
 #: words either side of y that no kernel may write, and what they hold
 GUARD_WORDS, GUARD = 64, np.float32(-12345.5)
 
-#: simplifiers that take seconds over a polynomial epilogue; LLVM does their work
-UNUSED_PASSES = (
-    "s_tir.HoistIfThenElse", "s_tir.InjectPermutedLayout", "s_tir.InjectVirtualThread",
-    "s_tir.RenormalizeSplitPattern", "s_tir.StmtSimplify", "tirx.CommonSubexprElim",
-    "tirx.RemoveNoOp", "tirx.StmtSimplify",
-)  # fmt: skip
-
 _protect = ctypes.CDLL(None, use_errno=True).mprotect
 _protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
@@ -73,8 +66,7 @@ def guards_hold(whole: Any) -> bool:
 
 def build(functions: Any, mcpu: str) -> Any:
     """What TVM compiles a function or a module of functions to."""
-    with tvm.transform.PassContext(disabled_pass=list(UNUSED_PASSES)):
-        return tvm.compile(functions, target={"kind": "llvm", "mcpu": mcpu})
+    return tvm.compile(functions, target={"kind": "llvm", "mcpu": mcpu})
 
 
 def compiled(function: Any, mcpu: str) -> Callable[..., None]:

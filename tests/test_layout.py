@@ -153,6 +153,11 @@ def test_every_package_is_declared() -> None:
     assert set(declared) == found
 
 
+def test_readme_shows_the_results_there_are() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "readme_table.py"), "--check"]
+    assert subprocess.run(command, check=False).returncode == 0, "run python benchmarks/readme_table.py"
+
+
 def test_import_is_light() -> None:
     code = (
         "import sys, time; start = time.perf_counter(); import sparsec; took = time.perf_counter() - start; "

@@ -29,7 +29,7 @@ def _function(expression: Expr, lanes: int, name: str) -> Any:
     def body(k: Kernel) -> None:
         with k.tiles() as tile, k.loop(16 // lanes) as i:
             at = k.bind(tile * 16 + i * lanes)
-            k.put(k["y"], at, math.emit(expression, lambda n: k.vector(k["abc"[n]], at), k.splat(0.0)))
+            k.put(k["y"], at, math.emit(k, expression, lambda n: k.vector(k["abc"[n]], at), k.splat(0.0)))
 
     return prim_func(name, lanes, [(n, "float32") for n in "abcy"], (), body)
 

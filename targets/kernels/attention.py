@@ -41,19 +41,23 @@ def block_of_queries(shape: Shape, target: Target) -> int:
 
 
 def emit(shape: Shape, target: Target, name: str) -> Any:
-    """The TIR function; sizes: queries, keys; tiles: batch x heads x blocks of queries."""
+    """The TIR function; sizes: queries, keys, blocks of queries; tiles: batch x heads x blocks."""
     block = block_of_queries(shape, target)
     pointers = [("q", "float32"), ("k", "float32"), ("v", "float32")]
     if shape.mask is not None:
         pointers.append(("mask", "float32"))
     writer = _Writer(shape, target, block, block // target.lanes, 4 if target.registers >= 32 else 2)
-    return prim_func(name, target.lanes, [*pointers, ("y", "float32")], ("queries", "keys"), writer.body)
+    return prim_func(name, target.lanes, [*pointers, ("y", "float32")], ("queries", "keys", "blocks"), writer.body)
 
 
 def _address(panel: int, features: int, token: Any, feature: Any) -> Any:
+    from tvm.script.ir_builder import tirx as T
+
     if not panel:
         return token * features + feature
-    return token // panel * (features * panel) + feature * panel + token % panel
+    # panels are powers of two
+    lane = T.bitwise_and(token, panel - 1)
+    return (token - lane) * features + feature * panel + lane
 
 
 @dataclass(slots=True)
@@ -67,16 +71,18 @@ class _Writer:
     rows: int
 
     def body(self, k: Kernel) -> None:
+        from tvm.script.ir_builder import tirx as T
+
         s = self.shape
         queries = k.constant(s.queries) if isinstance(s.queries, int) else k.sizes["queries"]
         keys = k.constant(s.keys) if isinstance(s.keys, int) else k.sizes["keys"]
         acc = k.registers(self.rows * self.vectors)
         top, total = k.registers(self.vectors), k.registers(self.vectors)
-        blocks = k.bind((queries + (self.block - 1)) // self.block)
         with k.tiles() as tile:
-            first = k.bind(tile % blocks * self.block)
-            head = k.bind(tile // blocks % s.heads)
-            batch = k.bind(tile // blocks // s.heads)
+            line, first = T.truncdiv(tile, k.sizes["blocks"]), T.truncmod(tile, k.sizes["blocks"])
+            first = k.bind(first * self.block)
+            head = k.bind(T.truncmod(line, k.constant(s.heads)))
+            batch = k.bind(T.truncdiv(line, k.constant(s.heads)))
             self.load_queries(k, batch * queries, queries, first, head)
             for v in range(self.vectors):
                 k.assign(top, v, k.splat(-3.4e38))
@@ -101,7 +107,9 @@ class _Writer:
 
     def in_rows(self, k: Kernel, count: Any, work: Callable[[Any, int], None]) -> None:
         """``work(start, height)`` over rows, several at a time, then one at a time."""
-        whole = k.bind(count // self.rows)
+        from tvm.script.ir_builder import tirx as T
+
+        whole = k.bind(T.truncdiv(count, k.constant(self.rows)))
         with k.loop(whole) as i:
             work(k.bind(i * self.rows), self.rows)
         with k.loop(whole * self.rows, count) as i:

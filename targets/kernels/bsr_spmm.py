@@ -44,11 +44,20 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     """Cycles of one run on one core."""
     shape = row_visits.Shape.of(config)
     blocks = -(-problem.inner // shape.block)
-    fills = [b.fill for b in pattern.blocks if b.rows % shape.group == 0 and b.columns == 1]
-    fills += [b.fill for b in pattern.blocks if b.rows % shape.group == 0]
-    steps = pattern.nonzeros / max(max(fills, default=0.01), 0.01) / shape.group
+    steps = _steps(pattern, shape.group)
     visits = min(blocks * problem.rows / shape.group, steps + problem.rows / shape.group)
     return row_visits.predict(problem, target, shape, steps, visits)
+
+
+def _steps(pattern: Pattern, group: int) -> float:
+    """Groups of rows times columns that hold a nonzero."""
+    fills = [b.fill for b in pattern.blocks if b.rows % group == 0]
+    return pattern.nonzeros / max(max(fills, default=0.01), 0.01) / group
+
+
+def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
+    """Every element of a stored group, and one 16-bit offset a group."""
+    return int(_steps(pattern, config["group"]) * (4 * config["group"] + 2)) + 8 * problem.rows
 
 
 def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:

@@ -42,9 +42,14 @@ class Kernel:
     @contextmanager
     def loop(self, start: Any, stop: Any | None = None, dtype: str = "int64") -> Iterator[Any]:
         """A serial loop; the index is int64 unless ``dtype`` says otherwise."""
-        low, high = (0, start) if stop is None else (start, stop)
-        with T.serial(integer(low, dtype), integer(high, dtype)) as index:
-            yield index
+        if stop is None:
+            with T.serial(integer(0, dtype), integer(start, dtype)) as index:
+                yield index
+            return
+        # from 0: TVM 0.27's CanonicalizeLoop forgets where an outer loop began in an inner one's bounds
+        low, high = integer(start, dtype), integer(stop, dtype)
+        with T.serial(integer(0, dtype), high - low) as index:
+            yield self.bind(low + index)
 
     @contextmanager
     def tiles(self) -> Iterator[Any]:

@@ -40,6 +40,11 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     return slots * (0.5 + 0.5 * columns) + problem.rows * (12 + 8 * columns + epilogue_cost(problem) * columns)
 
 
+def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
+    """A value and a 16-bit column for every nonzero, rows padded to eight."""
+    return int(6 * (pattern.nonzeros + 0.5 * _WIDE * problem.rows)) + 4 * problem.rows
+
+
 def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:
     """Row by row, every row padded with zeros to a multiple of eight."""
     used = weight != 0

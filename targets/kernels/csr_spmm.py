@@ -38,6 +38,12 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     return row_visits.predict(problem, target, shape, 1.02 * pattern.nonzeros / shape.group, visits)
 
 
+def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
+    """A value and a 16-bit offset for every nonzero, and the rows of every visit."""
+    blocks = -(-problem.inner // config["block"])
+    return int(6.1 * pattern.nonzeros) + 4 * min(blocks * problem.rows, pattern.nonzeros + problem.rows)
+
+
 def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:
     """Pack ``weight[M, K]``."""
     return row_visits.pack(weight, problem, config)

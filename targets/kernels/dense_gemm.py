@@ -53,6 +53,11 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     return panels * (max(compute, stream) + 0.15 * stream + vectors_out * epilogue_cost(problem))
 
 
+def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
+    """Every weight."""
+    return 4 * problem.rows * problem.inner
+
+
 def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:
     """``weight[M, K]`` as [ceil(M/height)][K][height], the last tile padded with zeros."""
     height = config["height"]

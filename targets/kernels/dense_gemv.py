@@ -43,6 +43,11 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     return max(nbytes / rate, compute) + out + 40
 
 
+def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
+    """Every weight."""
+    return 4 * problem.rows * problem.inner
+
+
 def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:
     """``weight[M, K]`` as [bands][K][vectors * lanes], the last band padded with zeros."""
     wide = config["vectors"] * target.lanes

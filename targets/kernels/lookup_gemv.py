@@ -67,18 +67,30 @@ def _longest(slab: int, rows: int, permille: int) -> float:
     return total
 
 
+def _slots(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
+    """Expected slots: each group of rows takes its longest row's length in every slab."""
+    lanes, slab = target.lanes, target.lanes * config["registers"]
+    cells = -(-problem.rows // lanes) * -(-problem.inner // slab)
+    longest = _longest(slab, lanes, max(1, round(pattern.density * 1000)))
+    return cells * min(longest * (1 + 0.5 * pattern.row_variation**2), slab)
+
+
 def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
     """Cycles of one run: slots at the permutation's rate, visits, weights streamed from L2 or L3."""
     lanes, columns = target.lanes, problem.columns or 1
     slab = lanes * config["registers"]
     cells = -(-problem.rows // lanes) * -(-problem.inner // slab)
-    longest = _longest(slab, lanes, max(1, round(pattern.density * 1000))) * (1 + 0.5 * pattern.row_variation**2)
-    slots = cells * min(longest, slab)
+    slots = _slots(problem, pattern, config, target)
     visits = cells * (1 - (1 - pattern.density) ** (lanes * slab))
     stream = slots * lanes * 5 / (target.l2_bytes if slots * lanes * 5 < target.l2 else target.l3_bytes)
     rate = 1.2 + 1.0 * columns
     out = problem.rows * columns / lanes * (2 + epilogue_cost(problem))
     return max(slots * rate + visits * (5 + 2 * columns), stream) + out + 60
+
+
+def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
+    """A value and an 8-bit position for every slot, padding included."""
+    return int(_slots(problem, pattern, config, target) * target.lanes * 5) + 4 * problem.rows
 
 
 def pack(

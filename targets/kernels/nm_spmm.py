@@ -59,6 +59,11 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     return panels * (steps * per_step + visits * (4 + 1.5 * rows * vectors) + out + traffic)
 
 
+def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
+    """A value and an 8-bit position for N of every M weights."""
+    return 5 * problem.rows * -(-problem.inner // config["m"]) * config["n"]
+
+
 def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:
     """values [K blocks][rows/R][groups][N][R] and uint8 positions of the same shape.
 
@@ -100,7 +105,7 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     chunks = c["chunks"]
     parts = panel // (vectors * target.lanes)
 
-    def visit(k: Kernel, acc: Any, x: Any, y: Any, band: Any, group0: int, count: int, height: int, state: tuple[bool, bool]) -> None:
+    def visit(k: Kernel, acc: Any, x: Any, y: Any, band: Any, group0: Any, count: int, height: int, state: tuple[bool, bool]) -> None:
         first, last = state
         row0 = band * rows
         for part in range(parts):
@@ -125,23 +130,30 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
                 k.put(k["y"], where, finish(k, problem, value, row0 + r, where) if last else value)
 
     def body(k: Kernel) -> None:
-        from tvm.script.ir_builder import tirx as T
-
         acc = k.registers(rows * vectors)
         with k.tiles() as work:
             panel_index, chunk = k.bind(work // chunks), k.bind(work % chunks)
             x = k.bind(panel_index * (problem.inner * panel))
             y = k.bind(panel_index * (problem.rows * panel))
             low = k.bind(chunk * per_chunk)
-            high = k.bind(T.min(low + per_chunk, whole))
-            for b in range(blocks):
-                count = min(per_block, groups - b * per_block)
-                state = (b == 0, b == blocks - 1)
-                with k.loop(low, high) as band:
-                    visit(k, acc, x, y, band, b * per_block, count, rows, state)
-                if left:
-                    with k.when(chunk == chunks - 1):
-                        visit(k, acc, x, y, whole, b * per_block, count, left, state)
+            # first, middle and last block apart: only they differ, and code must not grow with K
+            for first, stop in ((0, 1), (1, blocks - 1), (max(blocks - 1, 1), blocks)):
+                if first < stop:
+                    count = min(per_block, groups - (stop - 1) * per_block)
+                    with k.loop(first, stop) as b:
+                        block(k, acc, x, y, chunk, low, b * per_block, count, (first == 0, stop == blocks))
+
+    def block(
+        k: Kernel, acc: Any, x: Any, y: Any, chunk: Any, low: Any, group0: Any, count: int,
+        state: tuple[bool, bool],
+    ) -> None:  # fmt: skip
+        from tvm.script.ir_builder import tirx as T
+
+        with k.loop(low, T.min(low + per_chunk, whole)) as band:
+            visit(k, acc, x, y, band, group0, count, rows, state)
+        if left:
+            with k.when(chunk == chunks - 1):
+                visit(k, acc, x, y, whole, group0, count, left, state)
 
     pointers = [
         ("x", "float32"), ("values", "float32"), ("positions", "uint8"),

@@ -1,0 +1,199 @@
+"""planner: the finished graph as the executor's tables, its machine code and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from sparsec.dims import Size
+from sparsec.errors import Unsupported
+from sparsec.ir import Graph, ItemAttrs, Node, Op, TirAttrs, Type
+from sparsec.runtime.artifact import weight_offsets
+from sparsec.runtime.plan import Argument, ArgumentKind, Buffer, BufferKind, Plan, Port, Step, Tensor
+from sparsec.targets.build import link
+from sparsec.targets.lowering import Call, Context, lower
+from sparsec.targets.sizes import Sizes
+from sparsec.targets.target import Target
+
+if TYPE_CHECKING:
+    from sparsec.ir import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What an artifact is written from; ``calls`` are parallel to ``plan.steps``."""
+
+    plan: Plan
+    code: bytes
+    weights: tuple[Array, ...]
+    calls: tuple[Call, ...]
+
+
+def plan_program(graph: Graph, target: Target) -> Planned:
+    """Lower every node, plan its memory, and link its code.
+
+    Raises:
+        Unsupported: lists every node that nothing can run.
+        BuildError: code generation failed.
+    """
+    return _Planner(graph, target).run()
+
+
+@dataclass(slots=True)
+class _Value:
+    """Where a value lives: an input, a constant, or the result of a step."""
+
+    type: Type
+    kind: BufferKind
+    first: int = 0
+    last: int = 0
+
+
+@dataclass(slots=True)
+class _Planner:
+    graph: Graph
+    target: Target
+    sizes: Sizes = field(default_factory=Sizes)
+    calls: list[tuple[Node, Call]] = field(default_factory=list)
+    #: value name -> the name of the value whose memory it is (views share)
+    root: dict[str, str] = field(default_factory=dict)
+    values: dict[str, _Value] = field(default_factory=dict)
+    buffers: list[Buffer] = field(default_factory=list)
+    buffer_of: dict[str, int] = field(default_factory=dict)
+    tensors: list[Tensor] = field(default_factory=list)
+
+    def run(self) -> Planned:
+        self._lower_all()
+        self._place_values()
+        arrays, offsets = self._weights()
+        self._make_buffers(offsets)
+        outputs = tuple(
+            self._port(label, self.graph.node_map()[o].type, self.root[o])
+            for label, o in zip(self.graph.output_names, self.graph.outputs, strict=True)
+        )
+        inputs = tuple(self._port(n.name, n.type, n.name) for n in self.graph.inputs)
+        steps = tuple(self._step(n, c) for n, c in self.calls)
+        plan = Plan(
+            tuple(self.sizes.symbols), tuple(self.sizes.expressions), tuple(self.buffers),
+            tuple(self.tensors), steps, inputs, outputs,
+        )  # fmt: skip
+        objects = {c.kernel: c.object for _, c in self.calls}
+        code = link([make() for _, make in sorted(objects.items())], self.target)
+        return Planned(plan, code, tuple(arrays), tuple(c for _, c in self.calls))
+
+    def _lower_all(self) -> None:
+        context = Context(self.graph.node_map(), self.sizes, self.target)
+        failures: list[tuple[str, str]] = []
+        reasons: list[str] = []
+        for n in self.graph.nodes:
+            self.root[n.name] = self._root_of(n)
+            if n.op in (Op.INPUT, Op.CONST, Op.RESHAPE, Op.ITEM):
+                continue
+            try:
+                self.calls.append((n, lower(n, context)))
+            except Unsupported as failure:
+                failures.append((str(n.op), n.origin or n.name))
+                reasons.append(str(failure))
+        if failures:
+            raise Unsupported("no kernel for:\n  " + "\n  ".join(reasons), failures)
+
+    def _root_of(self, n: Node) -> str:
+        if n.op is Op.RESHAPE:
+            return self.root[n.args[0]]
+        return n.name
+
+    def _place_values(self) -> None:
+        for n in self.graph.nodes:
+            if n.op in (Op.INPUT, Op.CONST):
+                kind = BufferKind.INPUT if n.op is Op.INPUT else BufferKind.CONSTANT
+                self.values[n.name] = _Value(n.type, kind)
+        for index, (n, call) in enumerate(self.calls):
+            for name, kind in self._written(n):
+                self.values[name] = _Value(kind, BufferKind.TEMPORARY, index, index)
+            for name in call.reads:
+                value = self.values.get(self.root.get(name, name))
+                if value is not None:
+                    value.last = max(value.last, index)
+        final = len(self.calls)
+        for name in self.graph.outputs:
+            value = self.values[self.root[name]]
+            value.last = max(value.last, final - 1)
+            if value.kind is BufferKind.TEMPORARY:
+                value.kind = BufferKind.OUTPUT
+
+    def _written(self, n: Node) -> list[tuple[str, Type]]:
+        """The values a node makes: itself, or every output of an operator with several."""
+        if n.op is not Op.TIR or len(cast(TirAttrs, n.attrs).outputs) == 1:
+            return [(n.name, n.type)]
+        items = {cast(ItemAttrs, m.attrs).index: m.name for m in self.graph.nodes
+                 if m.op is Op.ITEM and m.args[0] == n.name}  # fmt: skip
+        outputs = cast(TirAttrs, n.attrs).outputs
+        # an output nobody reads still needs memory to be written to
+        return [(items.get(i, f"{n.name}#{i}"), t) for i, t in enumerate(outputs)]
+
+    def _weights(self) -> tuple[list[Array], Mapping[str, int]]:
+        used = [name for _, c in self.calls for name in c.reads] + list(self.graph.outputs)
+        names = [n for n in dict.fromkeys(self.root.get(u, u) for u in used) if n in self.graph.consts]
+        arrays = [np.ascontiguousarray(self.graph.consts[n]) for n in names]
+        offsets, _ = weight_offsets(arrays)
+        return arrays, dict(zip(names, offsets, strict=True))
+
+    def _make_buffers(self, offsets: Mapping[str, int]) -> None:
+        position = {n.name: i for i, n in enumerate(self.graph.inputs)}
+        for name, offset in offsets.items():
+            nbytes = self.sizes.of(int(self.graph.consts[name].nbytes))
+            self._buffer(name, Buffer(BufferKind.CONSTANT, offset, nbytes))
+        outputs = {self.root[o]: i for i, o in reversed(list(enumerate(self.graph.outputs)))}
+        for name, value in self.values.items():
+            if value.kind is BufferKind.CONSTANT:
+                continue
+            index = position.get(name, outputs.get(name, 0))
+            nbytes = self._bytes(value.type)
+            self._buffer(name, Buffer(value.kind, index, nbytes, value.first, value.last))
+
+    def _buffer(self, name: str, buffer: Buffer) -> None:
+        self.buffer_of[name] = len(self.buffers)
+        self.buffers.append(buffer)
+
+    def _bytes(self, t: Type) -> int:
+        width = np.dtype(t.dtype).itemsize
+        panel = t.layout.panel
+        if not panel:
+            return self.sizes.of(t.elements * width)
+        panels = self.sizes.ceil_divide(self.sizes.of(t.tokens), panel)
+        return self.sizes.multiply(panels, self.sizes.of(t.shape[-1] * (panel * width)))
+
+    def _port(self, label: str, t: Type, name: str) -> Port:
+        return Port(label, t.dtype, self._shape(t.shape), self.buffer_of[name])
+
+    def _shape(self, shape: tuple[Size, ...]) -> tuple[int, ...]:
+        return tuple(self.sizes.of(s) for s in shape)
+
+    def _step(self, n: Node, call: Call) -> Step:
+        arguments = self._operator_arguments(n, call) if call.tensors else self._kernel_arguments(call)
+        return Step(
+            call.kernel, arguments, call.tiles, call.scratch, serial=call.tensors,
+            nanoseconds=int(call.microseconds * 1e3), node=n.origin or n.name,
+        )  # fmt: skip
+
+    def _kernel_arguments(self, call: Call) -> tuple[Argument, ...]:
+        pointers = [Argument(ArgumentKind.POINTER, self._buffer_of(r)) for r in call.reads]
+        numbers = [Argument(ArgumentKind.INTEGER, e) for e in call.numbers]
+        ends = [Argument(ArgumentKind.TILE_BEGIN), Argument(ArgumentKind.TILE_END)]
+        return (Argument(ArgumentKind.SCRATCH), *pointers, *numbers, *ends)
+
+    def _operator_arguments(self, n: Node, call: Call) -> tuple[Argument, ...]:
+        nodes = self.graph.node_map()
+        found = [self._tensor(a, nodes[a].type) for a in n.args]
+        found += [self._tensor(name, t) for name, t in self._written(n)]
+        return tuple(Argument(ArgumentKind.TENSOR, t) for t in found)
+
+    def _tensor(self, name: str, t: Type) -> int:
+        self.tensors.append(Tensor(self._buffer_of(name), t.dtype, self._shape(t.shape)))
+        return len(self.tensors) - 1
+
+    def _buffer_of(self, name: str) -> int:
+        return self.buffer_of[self.root.get(name, name)]

@@ -1,0 +1,98 @@
+"""choose_format: for every weight, the kernel predicted fastest; dense is always a candidate."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from sparsec.dims import Size
+from sparsec.errors import IRError
+from sparsec.expr import Expr
+from sparsec.ir import Candidate, Choice, ConstAttrs, Graph, MatmulAttrs, Node, replace, with_nodes
+from sparsec.passes.assign_layouts import is_layer
+from sparsec.pattern import Pattern, infer
+from sparsec.targets.target import Kernel, Problem, Target
+
+
+def choose_format(graph: Graph, target: Target) -> Graph:
+    """Give every layer without one a choice."""
+    nodes = graph.node_map()
+    todo = {n.name for n in graph.nodes if is_layer(nodes, n) and not n.choice}
+    if not todo:
+        return graph
+    chosen = [_with_choice(graph, nodes, n, target) if n.name in todo else n for n in graph.nodes]
+    return with_nodes(graph, chosen)
+
+
+def problem_of(nodes: dict[str, Node], n: Node) -> Problem:
+    """A layer as its kernel sees it."""
+    inner, rows = cast("tuple[int, int]", nodes[n.args[1]].type.shape)
+    tokens: Size = n.type.tokens
+    extras = tuple(_extra_kind(nodes[a], n, rows) for a in n.args[2:])
+    epilogue: Expr | None = cast(MatmulAttrs, n.attrs).epilogue
+    columns = tokens if isinstance(tokens, int) else None
+    return Problem(rows, inner, columns, n.type.layout.panel, epilogue, extras)
+
+
+def _extra_kind(extra: Node, n: Node, rows: int) -> str:
+    if extra.type.elements == 1:
+        return "one"
+    if extra.type.shape != n.type.shape and extra.type.elements == rows:
+        return "row"
+    return "full"
+
+
+def _with_choice(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) -> Node:
+    problem = problem_of(nodes, n)
+    w = nodes[n.args[1]]
+    pattern = cast(ConstAttrs, w.attrs).pattern or infer(graph.consts[w.name].T)
+    ranked = candidates(problem, pattern, target)
+    if not ranked:
+        raise IRError(f"{n.name} (matmul): no kernel of {target.name} runs {problem}")
+    best, kernel, config = ranked[0]
+    choice = Choice(
+        kernel.name, kernel.format, tuple(sorted(config.items())), (), (1, None),
+        _reason(pattern, [c for c, _, _ in ranked], problem), tuple(c for c, _, _ in ranked),
+    )  # fmt: skip
+    return replace(n, choice=(choice,))
+
+
+def candidates(
+    problem: Problem, pattern: Pattern, target: Target
+) -> list[tuple[Candidate, Kernel, dict[str, int]]]:
+    """Every kernel that fits, at its best predicted configuration, fastest first."""
+    found = []
+    for order, kernel in enumerate(target.kernels):
+        if not kernel.accepts(problem, pattern, target):
+            continue
+        options = [(kernel.predict(problem, pattern, c, target), i, c) for i, c in
+                   enumerate(kernel.space(problem, pattern, target))]  # fmt: skip
+        if not options:
+            continue
+        cycles, _, config = min(options, key=lambda o: o[:2])
+        # without a number of columns the figure is for one panel
+        micro = cycles / target.gigahertz / 1e3
+        size = kernel.nbytes(problem, pattern, config, target)
+        found.append((micro, order, Candidate(kernel.name, kernel.format, round(micro, 2), size), kernel, config))
+    found.sort(key=lambda f: f[:2])
+    return [(c, kernel, config) for _, _, c, kernel, config in found]
+
+
+def _reason(pattern: Pattern, ranked: list[Candidate], problem: Problem) -> str:
+    best = ranked[0]
+    dense = next(c for c in ranked if c.format == "dense")
+    where = "" if problem.columns else " a panel"
+    if best.format == "dense":
+        other = next((c for c in ranked if c.format != "dense"), None)
+        if pattern.nonzeros and pattern.density > 0.9:
+            return f"dense: only {100 * pattern.sparsity:.1f} % of the weights are zero"
+        if other is None:
+            return "dense: no sparse kernel fits"
+        return (
+            f"dense: predicted {dense.microseconds:.1f} us{where}, {other.kernel} would take "
+            f"{other.microseconds:.1f} us at {100 * pattern.sparsity:.1f} % zeros"
+        )
+    gain = dense.microseconds / max(best.microseconds, 1e-3)
+    return (
+        f"{best.kernel}: predicted {best.microseconds:.1f} us{where}, {gain:.1f}x dense "
+        f"({dense.microseconds:.1f} us), since the weight is {pattern.describe()}"
+    )

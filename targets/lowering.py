@@ -1,0 +1,337 @@
+"""lowering: each node of the finished graph becomes one kernel call.
+
+A :class:`Call` says which kernel, which values it reads, which numbers it needs and how many
+tiles it has; ``sparsec.planner`` turns calls into the plan's tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, cast
+
+from sparsec.dims import Size, product, symbol
+from sparsec.errors import IRError, Unsupported
+from sparsec.ir import (
+    AttentionAttrs,
+    Choice,
+    ElementwiseAttrs,
+    LayerNormAttrs,
+    MatmulAttrs,
+    Node,
+    Op,
+    ReduceAttrs,
+    SoftmaxAttrs,
+    TirAttrs,
+    TransposeAttrs,
+    Type,
+)
+from sparsec.passes.choose_format import problem_of
+from sparsec.targets.build import kernel_object, operator_object
+from sparsec.targets.sizes import Sizes
+from sparsec.targets.target import Kernel, Packing, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One kernel call.
+
+    ``object`` makes the machine code; ``reads`` names values or packed constants in parameter
+    order, the node's own value last; ``numbers``, ``tiles`` and ``scratch`` (bytes) are
+    expressions; ``tensors`` marks an operator carried as TIR, which takes DLTensors.
+    """
+
+    kernel: str
+    object: Callable[[], bytes]
+    reads: tuple[str, ...]
+    numbers: tuple[int, ...]
+    tiles: int
+    scratch: int
+    microseconds: float
+    tensors: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What lowering a node needs to see."""
+
+    nodes: Mapping[str, Node]
+    sizes: Sizes
+    target: Target
+
+    def type(self, name: str) -> Type:
+        """The type of a value."""
+        return self.nodes[name].type
+
+
+def lower(n: Node, context: Context) -> Call:
+    """The call that computes a node.
+
+    Raises:
+        Unsupported: no kernel computes it.
+    """
+    rule = _RULES.get(n.op)
+    if rule is None:
+        raise IRError(f"{n.name} ({n.op}): nothing to run")
+    return rule(n, context)
+
+
+@cache
+def _sources() -> str:
+    """A digest of the emitters, so that cached objects never outlive the code that made them."""
+    digest = hashlib.sha256()
+    for part in sorted(files("sparsec.targets.kernels").iterdir(), key=lambda p: p.name):
+        if part.name.endswith((".py", ".ll")):
+            digest.update(part.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _call(
+    context: Context, stem: str, key: object, emit: Callable[[str], Any], reads: tuple[str, ...],
+    numbers: tuple[int, ...], tiles: int, scratch: int, cycles: float,
+) -> Call:  # fmt: skip
+    target = context.target
+    described = f"{stem}|{key!r}|{target.lanes}|{target.registers}|{_sources()}"
+    name = f"{stem}_{hashlib.sha256(described.encode()).hexdigest()[:12]}"
+    micro = cycles / target.gigahertz / 1e3
+    return Call(
+        name, lambda: kernel_object(described, lambda: emit(name), target), reads, numbers, tiles, scratch, micro
+    )
+
+
+def _known(size: Size, default: int = 32) -> int:
+    """A number to estimate time with."""
+    return size if isinstance(size, int) else default
+
+
+def _cycles(t: Type, context: Context, each: float) -> float:
+    return _known(t.elements, 4096) * each / context.target.lanes
+
+
+def _panel_count(t: Type, sizes: Sizes) -> int:
+    return sizes.ceil_divide(sizes.of(t.tokens), t.layout.panel)
+
+
+def _layer(n: Node, context: Context, choice: Choice) -> Call:
+    kernel: Kernel = next(k for k in context.target.kernels if k.name == choice.kernel)
+    problem = problem_of(dict(context.nodes), n)
+    config = dict(choice.config)
+    packing = Packing({}, config["chunks"], choice.config)
+    sizes = context.sizes
+    tiles = sizes.of(packing.tiles)
+    if n.type.layout.panel:
+        tiles = sizes.multiply(_panel_count(n.type, sizes), tiles)
+    floats = getattr(kernel, "scratch_floats", lambda *_: 16)(problem, packing, context.target)
+    reads = (n.args[0], *choice.packed, *n.args[2:], n.name)
+    cycles = choice.candidates[0].microseconds * context.target.gigahertz * 1e3 if choice.candidates else 0.0
+    # the columns are a run-time matter on panels: one kernel serves them all
+    shared = (problem.rows, problem.inner, problem.columns if not problem.panel else 0, problem.panel)
+    key = (*shared, problem.epilogue, problem.extras, choice.config)
+    return _call(
+        context, kernel.name, key, lambda name: kernel.emit(problem, packing, context.target, name),
+        reads, (), tiles, sizes.of(4 * floats), cycles,
+    )  # fmt: skip
+
+
+def _matmul(n: Node, context: Context) -> Call:
+    if n.choice:
+        return _layer(n, context, n.choice[0])
+    from sparsec.targets.kernels import matmul
+
+    a, b = context.type(n.args[0]), context.type(n.args[1])
+    if cast(MatmulAttrs, n.attrs).epilogue is not None or len(a.shape) < 2 or len(b.shape) < 2:
+        raise Unsupported(f"{n.name} (matmul {a} x {b}): vectors and fused run-time products have no kernel")
+    batch = n.type.shape[:-2]
+    repeat = tuple(product(t.shape[:-2]) == 1 for t in (a, b))
+    if any(not r and t.shape[:-2] != batch for r, t in zip(repeat, (a, b), strict=True)):
+        raise Unsupported(f"{n.name} (matmul {a} x {b}): batch axes that broadcast in part have no kernel")
+    rows, inner, columns = a.shape[-2], a.shape[-1], b.shape[-1]
+    sizes = context.sizes
+    tiles = sizes.multiply(sizes.of(product(batch)), sizes.ceil_divide(sizes.of(rows), matmul.ROWS))
+    key = (inner, columns, repeat)
+    work = _known(product(batch), 1) * _known(rows) * _known(inner) * _known(columns)
+    return _call(
+        context, "matmul", key,
+        lambda name: matmul.emit(inner, columns, (repeat[0], repeat[1]), context.target, name),
+        (*n.args[:2], n.name), tuple(sizes.of(s) for s in (rows, inner, columns)), tiles, sizes.of(64),
+        work / context.target.lanes,
+    )  # fmt: skip
+
+
+def _attention(n: Node, context: Context) -> Call:
+    from sparsec.targets.kernels import attention
+
+    attrs = cast(AttentionAttrs, n.attrs)
+    q, k, v = (context.type(a) for a in n.args[:3])
+    batch: Size = product(q.shape[:-2])
+    queries, keys = q.shape[-2], k.shape[-2]
+    depth, value_depth = (cast(int, t.shape[-1]) // attrs.heads for t in (k, v))
+    panels = (q.layout.panel, k.layout.panel, v.layout.panel, n.type.layout.panel)
+    mask = _mask_axes(n, context, batch, queries, keys) if len(n.args) > 3 else None
+    shape = attention.Shape(attrs.heads, depth, value_depth, attrs.scale, queries, keys, panels, mask)
+    block = attention.block_of_queries(shape, context.target)
+    sizes = context.sizes
+    blocks = sizes.ceil_divide(sizes.of(queries), block)
+    tiles = sizes.multiply(sizes.multiply(sizes.of(batch), sizes.of(attrs.heads)), blocks)
+    floats = sizes.add(sizes.of(keys * block), sizes.of(max(depth, 1) * block + 64))
+    # a float32 is four bytes
+    scratch = sizes.multiply(floats, sizes.of(4))
+    work = _known(batch, 1) * _known(queries) * _known(keys) * (attrs.heads * (depth + value_depth) + 30)
+    return _call(
+        context, "attention", shape, lambda name: attention.emit(shape, context.target, name),
+        (*n.args, n.name), (sizes.of(queries), sizes.of(keys), blocks), tiles, scratch,
+        work / context.target.lanes,
+    )  # fmt: skip
+
+
+def _mask_axes(n: Node, context: Context, batch: Size, queries: Size, keys: Size) -> tuple[bool, bool]:
+    shape = context.type(n.args[3]).shape
+    b, h, q, k = cast("tuple[Size, Size, Size, Size]", (1,) * (4 - len(shape)) + tuple(shape[-4:]))
+    if h != 1 or k != keys or b not in (1, batch) or q not in (1, queries):
+        raise Unsupported(f"{n.name} (attention): a mask of shape {shape} has no kernel")
+    return b != 1 or batch == 1, q != 1 or queries == 1
+
+
+def _elementwise(n: Node, context: Context) -> Call:
+    from sparsec.targets.kernels import elementwise
+
+    expr = cast(ElementwiseAttrs, n.attrs).expr
+    if n.type.dtype != "float32" or any(context.type(a).dtype != "float32" for a in n.args):
+        raise Unsupported(f"{n.name} (elementwise on {n.type.dtype}): only float32 has a kernel")
+    sizes = context.sizes
+    if n.type.layout.panel:
+        panel = n.type.layout.panel
+        merged = _merged_panels(n, context, panel)
+        count = _panel_count(n.type, sizes)
+        numbers: tuple[int, ...]
+        if len(merged.axes) == 1:
+            total = sizes.multiply(count, sizes.of(cast(int, n.type.shape[-1]) * panel))
+            numbers, tiles = (total,), sizes.ceil_divide(total, elementwise.BLOCK)
+        else:
+            numbers = tuple(count if a == _PANELS else sizes.of(a) for a in merged.axes)
+            tiles = count if len(merged.axes) == 2 else sizes.multiply(count, sizes.of(merged.axes[1]))
+    else:
+        merged = elementwise.merge(n.type.shape, [context.type(a).shape for a in n.args])
+        numbers = tuple(sizes.of(a) for a in merged.axes)
+        total_tiles, divisor = elementwise.tile_count(merged)
+        tiles = sizes.ceil_divide(sizes.of(total_tiles), divisor)
+    return _call(
+        context, "elementwise", (expr, merged),
+        lambda name: elementwise.emit(expr, merged, context.target, name),
+        (*n.args, n.name), numbers, tiles, sizes.of(64), _cycles(n.type, context, 12),
+    )  # fmt: skip
+
+
+#: stands for the number of panels while axes are merged
+_PANELS: Size = symbol(" panels")
+
+
+def _merged_panels(n: Node, context: Context, panel: int) -> Any:
+    """The merged axes of [panels][features][panel]; small arguments broadcast over panels and lanes."""
+    from sparsec.targets.kernels import elementwise
+
+    features = n.type.shape[-1]
+    stored: tuple[Size, ...] = (_PANELS, features, panel)
+    arguments: list[tuple[Size, ...]] = []
+    for a in n.args:
+        t = context.type(a)
+        if t.layout.panel:
+            arguments.append(stored)
+        else:
+            arguments.append((1, 1, 1) if t.elements == 1 else (1, features, 1))
+    merged = elementwise.merge(stored, arguments)
+    if len(merged.axes) == 1:
+        return elementwise.Merged((_PANELS * features * panel,), merged.reads)
+    return merged
+
+
+def _layer_norm(n: Node, context: Context) -> Call:
+    from sparsec.targets.kernels import normalize
+
+    epsilon = cast(LayerNormAttrs, n.attrs).epsilon
+    features, panel = n.type.shape[-1], n.type.layout.panel
+    inner: Size = panel or 1
+    sizes = context.sizes
+    tiles = _panel_count(n.type, sizes) if panel else sizes.of(n.type.tokens)
+    return _call(
+        context, "layer_norm", (features, inner, epsilon),
+        lambda name: normalize.layer_norm(features, inner, epsilon, context.target, name),
+        (*n.args, n.name), (sizes.of(features), sizes.of(inner)), tiles, sizes.of(64),
+        _cycles(n.type, context, 6),
+    )  # fmt: skip
+
+
+def _softmax(n: Node, context: Context) -> Call:
+    from sparsec.targets.kernels import normalize
+
+    attrs = cast(SoftmaxAttrs, n.attrs)
+    sizes = context.sizes
+    length: Size = n.type.shape[attrs.axis]
+    if n.type.layout.panel:
+        outer, inner = _panel_count(n.type, sizes), n.type.layout.panel
+        width: Size = inner
+    else:
+        outer = sizes.of(product(n.type.shape[: attrs.axis]))
+        width = product(n.type.shape[attrs.axis + 1 :])
+    return _call(
+        context, "softmax", (length, width, attrs.log),
+        lambda name: normalize.softmax(length, width, attrs.log, context.target, name),
+        (*n.args, n.name), (sizes.of(length), sizes.of(width)), outer, sizes.of(64),
+        _cycles(n.type, context, 30),
+    )  # fmt: skip
+
+
+def _relayout(n: Node, context: Context) -> Call:
+    from sparsec.targets.kernels import relayout
+
+    before = context.type(n.args[0])
+    to_panels = bool(n.type.layout.panel)
+    panel = n.type.layout.panel or before.layout.panel
+    if not isinstance(n.type.shape[-1], int):
+        raise Unsupported(f"{n.name} (relayout): the number of features must be known, not {n.type}")
+    features, tokens = n.type.shape[-1], n.type.tokens
+    sizes = context.sizes
+    return _call(
+        context, "relayout", (features, tokens if isinstance(tokens, int) else None, panel, to_panels),
+        lambda name: relayout.emit(features, tokens, panel, to_panels, context.target, name),
+        (*n.args, n.name), (sizes.of(tokens),), sizes.ceil_divide(sizes.of(tokens), panel), sizes.of(64),
+        _cycles(n.type, context, 8),
+    )  # fmt: skip
+
+
+def _operator(n: Node, context: Context, attrs: TirAttrs, reads: tuple[str, ...]) -> Call:
+    sizes = context.sizes
+    work = sum(_known(context.type(a).elements, 4096) for a in n.args) * 10.0
+    return Call(
+        attrs.name, lambda: operator_object(attrs.module, context.target), reads, (), sizes.of(1), sizes.of(64),
+        work / context.target.gigahertz / 1e3, tensors=True,
+    )  # fmt: skip
+
+
+def _tir(n: Node, context: Context) -> Call:
+    return _operator(n, context, cast(TirAttrs, n.attrs), (*n.args, n.name))
+
+
+def _transpose(n: Node, context: Context) -> Call:
+    from sparsec.targets.operators import transpose
+
+    attrs = transpose(context.type(n.args[0]), cast(TransposeAttrs, n.attrs).axes, n.type)
+    return _operator(n, context, attrs, (*n.args, n.name))
+
+
+def _reduce(n: Node, context: Context) -> Call:
+    from sparsec.targets.operators import reduce
+
+    attrs = cast(ReduceAttrs, n.attrs)
+    carried = reduce(context.type(n.args[0]), attrs.kind, attrs.axes, attrs.keepdims, n.type)
+    return _operator(n, context, carried, (*n.args, n.name))
+
+
+_RULES: Mapping[Op, Callable[[Node, Context], Call]] = {
+    Op.MATMUL: _matmul, Op.ATTENTION: _attention, Op.ELEMENTWISE: _elementwise,
+    Op.LAYER_NORM: _layer_norm, Op.SOFTMAX: _softmax, Op.RELAYOUT: _relayout, Op.TIR: _tir,
+    Op.TRANSPOSE: _transpose, Op.REDUCE: _reduce,
+}  # fmt: skip

@@ -1,0 +1,108 @@
+"""x86 targets: the kernels, the two portable levels, and the machine at hand."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+from sparsec.errors import ConfigError
+from sparsec.targets.kernels import (
+    bsr_spmm,
+    csr_gemv,
+    csr_spmm,
+    dense_gemm,
+    dense_gemv,
+    lookup_gemv,
+    nm_spmm,
+)
+from sparsec.targets.target import Kernel, Target
+
+#: dense first: where two kernels tie, nothing is gained by a sparse one
+KERNELS: tuple[Kernel, ...] = (
+    dense_gemm, bsr_spmm, nm_spmm, csr_spmm, dense_gemv, lookup_gemv, csr_gemv,
+)  # fmt: skip
+
+_V3 = ("avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm")
+_V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+AVX2 = Target(
+    "x86-64-v3", "x86-64-v3", _V3, lanes=8, registers=16, l1=32 << 10, l2=512 << 10, l3=16 << 20,
+    gigahertz=3.2, l2_bytes=28, l3_bytes=16, dram_bytes=6, kernels=KERNELS,
+)  # fmt: skip
+AVX512 = Target(
+    "x86-64-v4", "x86-64-v4", _V4, lanes=16, registers=32, l1=48 << 10, l2=1 << 20, l3=32 << 20,
+    gigahertz=4.2, l2_bytes=56, l3_bytes=26, dram_bytes=10, kernels=KERNELS,
+)  # fmt: skip
+
+NAMES = ("native", AVX2.name, AVX512.name)
+
+#: what LLVM may use when it generates for this very CPU
+_KNOWN = (*_V4, "avx512_vnni", "avx512_vbmi", "avx512_vbmi2", "avx512_bitalg", "avx512_vpopcntdq",
+          "avx512ifma", "avx512_bf16", "avx_vnni", "gfni", "vaes", "vpclmulqdq", "adx", "sha_ni")  # fmt: skip
+
+
+def target_named(name: str) -> Target:
+    """The target called ``name``: native, x86-64-v3 (AVX2) or x86-64-v4 (AVX-512).
+
+    Raises:
+        ConfigError: the name is unknown, or this machine cannot be a native target.
+    """
+    if name == "native":
+        return native()
+    for target in (AVX2, AVX512):
+        if target.name == name:
+            return target
+    raise ConfigError(f"unknown target {name!r}: choose one of {', '.join(NAMES)}")
+
+
+def native() -> Target:
+    """This machine: its vector level, its own instruction set, its cache sizes."""
+    features = cpu_features()
+    missing = [f for f in _V3 if f not in features]
+    if platform.machine() not in ("x86_64", "AMD64") or missing:
+        raise ConfigError(
+            f"this machine ({platform.machine()}) lacks {', '.join(missing) or 'x86-64'}: sparsec needs AVX2; "
+            "compile for another machine with target='x86-64-v3'"
+        )
+    base = AVX512 if all(f in features for f in _V4) else AVX2
+    used = tuple(f for f in _KNOWN if f in features and (base is AVX512 or not f.startswith("avx512")))
+    sizes = cache_sizes()
+    return replace(
+        base, name=f"native ({_llvm_name(base)})", mcpu=_llvm_name(base), features=used,
+        l1=sizes.get(1, base.l1), l2=sizes.get(2, base.l2), l3=sizes.get(3, base.l3),
+    )  # fmt: skip
+
+
+def _llvm_name(base: Target) -> str:
+    """LLVM's name of this CPU, unless the hypervisor hides part of what that name implies."""
+    from tvm.target import codegen
+
+    name = str(codegen.llvm_get_system_cpu())
+    if base is AVX2 and name in ("znver4", "znver5", "skylake-avx512", "icelake-server", "sapphirerapids"):
+        return base.mcpu
+    return name if name and name != "generic" else base.mcpu
+
+
+def cpu_features() -> frozenset[str]:
+    """The flags of /proc/cpuinfo (empty where there is none)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line for line in lines if line.startswith("flags")), "flags:")
+    return frozenset(flags.split(":", 1)[1].split())
+
+
+def cache_sizes() -> dict[int, int]:
+    """Bytes of the first core's data caches by level, as Linux reports them."""
+    found: dict[int, int] = {}
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            kind, level = (index / "type").read_text().strip(), int((index / "level").read_text())
+            size = (index / "size").read_text().strip()
+        except (OSError, ValueError):
+            continue
+        if kind in ("Data", "Unified") and size.endswith("K"):
+            found[level] = int(size[:-1]) << 10
+    return found
