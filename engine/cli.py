@@ -56,7 +56,6 @@ def compile_command(
     ] = None,
     shape: Shapes = None,
     target: TargetName = "native",
-    threads: Threads = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -65,15 +64,14 @@ def compile_command(
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.absolute().parent}")
     started = time.perf_counter()
-    program = _compiled(model, shape, target, threads)
-    program.save(path)
+    report = _compile_to(path, model, shape, target)
     seconds, nbytes = time.perf_counter() - started, path.stat().st_size
     if as_json:
-        _print_json({"output": str(path), "seconds": seconds, "bytes": nbytes, "report": program.report})
+        _print_json({"output": str(path), "seconds": seconds, "bytes": nbytes, "report": report})
     elif not quiet:
         from sparsec.explain import bytes_text, render
 
-        render(program.report, _console())
+        render(report, _console())
         print(f"{path}: {bytes_text(nbytes)}, compiled in {seconds:.1f} s")
 
 
@@ -112,11 +110,10 @@ def explain(
     candidates: Annotated[bool, typer.Option("--candidates", help="also list what else was weighed")] = False,
     shape: Shapes = None,
     target: TargetName = "native",
-    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Say for every layer what its zeros look like, which kernel was chosen, and why."""
-    report = _program(model, shape, target, threads).report
+    report = _report(model, shape, target)
     if as_json:
         _print_json(report)
     else:
@@ -159,24 +156,55 @@ def bench(
         _print_timings(timings, difference, count)
 
 
+def _compile_to(path: Path, model: Path, shape: list[str] | None, target: str) -> dict[str, Any]:
+    """Compile and write; the machine compiled for need not be this one.  Returns the report."""
+    from sparsec.compiler import artifact
+    from sparsec.frontends import import_model
+    from sparsec.runtime.artifact import manifest_of
+    from sparsec.runtime.files import replacing
+    from sparsec.targets.x86 import target_named
+
+    machine = target_named(target)
+    data = artifact(import_model(_onnx_file(model), parse_shapes(shape)), machine)
+    with replacing(path) as file:
+        file.write(data)
+    return dict(manifest_of(data)["report"])
+
+
 def _program(model: Path, shape: list[str] | None, target: str, threads: int | None) -> Program:
+    if _is_compiled(model, shape, target):
+        from sparsec.runtime import Program
+
+        return Program.load(model, threads)
+    import sparsec
+
+    return sparsec.compile(_onnx_file(model), shapes=parse_shapes(shape), target=target, threads=threads)
+
+
+def _report(model: Path, shape: list[str] | None, target: str) -> dict[str, Any]:
+    if _is_compiled(model, shape, target):
+        from sparsec.runtime import Program
+
+        return Program.load(model).report
+    import sparsec
+
+    return sparsec.analyze(_onnx_file(model), shapes=parse_shapes(shape), target=target)
+
+
+def _is_compiled(model: Path, shape: list[str] | None, target: str) -> bool:
     if model.suffix != ".sparsec":
-        return _compiled(model, shape, target, threads)
+        return False
     if shape or target != "native":
         raise ConfigError(f"{model} is compiled already; --shape and --target are for .onnx files")
-    from sparsec.runtime import Program
-
-    return Program.load(model, threads)
+    return True
 
 
-def _compiled(model: Path, shape: list[str] | None, target: str, threads: int | None) -> Program:
+def _onnx_file(model: Path) -> Path:
     if model.suffix == ".sparsec":
         raise ConfigError(f"{model} is compiled already; run it with `sparsec run`")
     if not model.is_file():
         raise ModelError(f"{model}: no such file")
-    import sparsec
-
-    return sparsec.compile(model, shapes=parse_shapes(shape), target=target, threads=threads)
+    return model
 
 
 def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int | str, ...]] | None:

@@ -87,7 +87,7 @@ def _summary(layers: Sequence[Layer], report: Report) -> str:
     count = steps if isinstance(steps, int) else len(steps)
     packed = sum(int(layer.get("bytes", 0)) for layer in layers)
     dense = sum(int(layer.get("dense_bytes", 0)) for layer in layers)
-    text = f"{len(layers)} layers with weights, {count} steps"
+    text = f"{len(layers)} layers with weights" + (f", {count} steps" if count else "")
     if dense:
         text += f"; weights {bytes_text(packed)}, dense they would be {bytes_text(dense)}"
     return text

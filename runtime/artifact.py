@@ -113,6 +113,13 @@ def to_bytes(
     return file.getvalue()
 
 
+def manifest_of(data: bytes) -> dict[str, Any]:
+    """The manifest of bytes that :func:`to_bytes` made; no processor has to understand the code."""
+    kind, _, start, size = _SECTION.unpack_from(data, _HEADER.size)
+    assert kind == Section.MANIFEST
+    return dict(json.loads(data[start : start + size]))
+
+
 def _up(value: int, alignment: int) -> int:
     return -(-value // alignment) * alignment
 

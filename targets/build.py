@@ -41,7 +41,16 @@ def module_of(function: Any, target: Target) -> Any:
 
 def kernel_object(key: str, emit: Callable[[], Any], target: Target) -> bytes:
     """The object file of a kernel; ``key`` names everything its text depends on."""
+    if settings().debug >= 4:
+        _show(emit(), target)
     return _cached(f"kernel|{key}|{_machine(target)}", lambda: _object_bytes(module_of(emit(), target)))
+
+
+def _show(function: Any, target: Target) -> None:
+    """SPARSEC_DEBUG=4 prints a kernel's TIR, 5 also its assembly, whether or not it is cached."""
+    print(function.script(), file=sys.stderr)
+    if settings().debug >= 5:
+        print(module_of(function, target).mod.inspect_source("s"), file=sys.stderr)
 
 
 def operator_object(module: str, target: Target) -> bytes:

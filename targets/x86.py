@@ -28,7 +28,7 @@ _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
 AVX2 = Target(
     "x86-64-v3", "x86-64-v3", _V3, lanes=8, registers=16, l1=32 << 10, l2=512 << 10, l3=16 << 20,
-    gigahertz=3.2, l2_bytes=28, l3_bytes=16, dram_bytes=6, kernels=KERNELS,
+    gigahertz=3.2, l2_bytes=28, l3_bytes=23, dram_bytes=6, kernels=KERNELS,
 )  # fmt: skip
 AVX512 = Target(
     "x86-64-v4", "x86-64-v4", _V4, lanes=16, registers=32, l1=48 << 10, l2=1 << 20, l3=32 << 20,

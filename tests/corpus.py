@@ -13,19 +13,24 @@ from sparsec.dims import Size, symbol, value
 from sparsec.expr import Arg, Expr, Scalar, call
 from sparsec.ir import Graph, Node, Op, Type
 from sparsec.passes.algebra import broadcast
+from sparsec.passes.assign_layouts import assign_layouts
+from sparsec.passes.choose_format import choose_format
 from sparsec.passes.fuse_attention import fuse_attention
 from sparsec.passes.fuse_elementwise import fuse_elementwise
 from sparsec.passes.infer_patterns import infer_patterns
+from sparsec.passes.pack import pack
 from sparsec.passes.simplify import simplify
 from sparsec.pipeline import Pass
-from sparsec.targets.target import Target
+from sparsec.targets.x86 import AVX2
 
 Array: TypeAlias = NDArray[Any]
 
 #: Every pass that keeps a graph's meaning.
-PASSES: tuple[Pass, ...] = (simplify, fuse_attention, fuse_elementwise, infer_patterns)
+PASSES: tuple[Pass, ...] = (
+    simplify, fuse_attention, fuse_elementwise, infer_patterns, assign_layouts, choose_format, pack,
+)  # fmt: skip
 
-TARGET = Target(name="test", mcpu="x86-64-v3", features=(), lanes=8, registers=16)
+TARGET = AVX2
 
 
 class Build:

@@ -145,6 +145,14 @@ void pool_give_back(struct pool *pool);
 int pool_run(struct pool *pool, struct worker *caller, const struct call *call, int helpers, struct failure *failure);
 int fail_kernel(struct failure *failure, const char *(*last_error)(void));
 
+/* session.c: a run whose loop over the steps is given by the caller */
+typedef int (*step_runner)(struct session *session, struct binding *binding, int threads, void *context,
+                           struct failure *failure);
+int session_run_with(struct session *session, struct binding *binding, const struct array *inputs,
+                     const struct array *outputs, step_runner run, void *context, struct failure *failure);
+int session_step(struct session *session, const struct binding *binding, size_t index, int threads,
+                 struct failure *failure);
+
 enum { BINDINGS = 8, MAXIMUM_THREADS = 256 };
 
 struct session {

@@ -63,3 +63,24 @@ int model_set_threads(struct model *model, int threads) {
 }
 
 int model_threads(const struct model *model) { return atomic_load(&model->threads); }
+
+size_t model_input_count(const struct model *model) { return model->plan.input_count; }
+size_t model_output_count(const struct model *model) { return model->plan.output_count; }
+size_t model_step_count(const struct model *model) { return model->plan.step_count; }
+
+static struct port_info port_info(const struct plan *plan, const struct port *port) {
+    return (struct port_info){plan->strings + port->name, port->dtype, (int)port->shape.rank};
+}
+
+struct port_info model_input(const struct model *model, size_t index) {
+    return port_info(&model->plan, &model->plan.inputs[index]);
+}
+
+struct port_info model_output(const struct model *model, size_t index) {
+    return port_info(&model->plan, &model->plan.outputs[index]);
+}
+
+struct step_info model_step(const struct model *model, size_t index) {
+    const struct plan *plan = &model->plan;
+    return (struct step_info){plan->strings + plan->steps[index].node, plan->strings + plan->steps[index].kernel};
+}

@@ -177,25 +177,33 @@ static int name_step(const struct plan *plan, size_t index, struct failure *fail
                 plan->strings + step->node, plan->strings + step->kernel, text);
 }
 
-static int run_steps(struct session *session, struct binding *b, int threads, struct failure *failure) {
+int session_step(struct session *session, const struct binding *b, size_t index, int threads,
+                 struct failure *failure) {
     struct model *model = session->model;
-    for (size_t i = 0; i < model->plan.step_count; i++) {
-        const struct call *call = &b->calls[i];
-        int helpers = call->helpers < threads - 1 ? call->helpers : threads - 1;
-        if (call->tiles == 0) continue;
-        int status = helpers > 0 ? pool_run(model->pool, &session->worker, call, helpers, failure)
-                                 : run_alone(session, call, failure);
-        if (status) return name_step(&model->plan, i, failure);
-    }
+    const struct call *call = &b->calls[index];
+    int helpers = call->helpers < threads - 1 ? call->helpers : threads - 1;
+    if (call->tiles == 0) return 0;
+    int status = helpers > 0 ? pool_run(model->pool, &session->worker, call, helpers, failure)
+                             : run_alone(session, call, failure);
+    return status ? name_step(&model->plan, index, failure) : 0;
+}
+
+static int run_steps(struct session *session, struct binding *b, int threads, void *context,
+                     struct failure *failure) {
+    size_t count = session->model->plan.step_count;
+    (void)context;
+    for (size_t i = 0; i < count; i++)
+        if (session_step(session, b, i, threads, failure)) return -1;
     return 0;
 }
 
-static int run_all(struct session *session, struct binding *b, struct failure *failure) {
+static int with_threads(struct session *session, struct binding *b, step_runner run, void *context,
+                        struct failure *failure) {
     struct model *model = session->model;
     int threads = atomic_load(&model->threads);
     bool pooled = threads > 1 && pool_take(model->pool);
     struct workspace *previous = workspace_enter(&session->worker.workspace);
-    int status = run_steps(session, b, pooled ? threads : 1, failure);
+    int status = run(session, b, pooled ? threads : 1, context, failure);
     workspace_enter(previous);
     if (pooled) pool_give_back(model->pool);
     return status;
@@ -210,13 +218,18 @@ static int place_ports(struct session *session, struct binding *b, const struct 
     return 0;
 }
 
-int session_run(struct session *session, struct binding *b, const struct array *inputs,
-                const struct array *outputs, struct failure *failure) {
+int session_run_with(struct session *session, struct binding *b, const struct array *inputs,
+                     const struct array *outputs, step_runner run, void *context, struct failure *failure) {
     if (reserve(session, b, failure) || place_ports(session, b, inputs, outputs, failure)) return -1;
-    if (run_all(session, b, failure)) return -1;
+    if (with_threads(session, b, run, context, failure)) return -1;
     for (size_t i = 0; i < session->model->plan.output_count; i++)
         copy_out(&session->model->plan, b, i, &outputs[i]);
     return 0;
+}
+
+int session_run(struct session *session, struct binding *b, const struct array *inputs,
+                const struct array *outputs, struct failure *failure) {
+    return session_run_with(session, b, inputs, outputs, run_steps, NULL, failure);
 }
 
 const int64_t *binding_output_shape(const struct session *session, const struct binding *b, size_t output) {

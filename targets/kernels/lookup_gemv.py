@@ -83,9 +83,10 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     slots = _slots(problem, pattern, config, target)
     visits = cells * (1 - (1 - pattern.density) ** (lanes * slab))
     stream = slots * lanes * 5 / (target.l2_bytes if slots * lanes * 5 < target.l2 else target.l3_bytes)
-    rate = 1.2 + 1.0 * columns
+    # fitted on Zen 3 at 2 to 50 % density: a slot waits for the shuffle ports, a visit for little
+    rate = 1.0 + 0.95 * columns
     out = problem.rows * columns / lanes * (2 + epilogue_cost(problem))
-    return max(slots * rate + visits * (5 + 2 * columns), stream) + out + 60
+    return max(slots * rate + visits * (0.6 + 0.6 * columns), stream) + out + 200
 
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:

@@ -1,0 +1,56 @@
+/* Timing each step of a model.  Plain runs never come here: they pay nothing for it. */
+#define _POSIX_C_SOURCE 199309L
+#include <stdlib.h>
+#include <time.h>
+
+#include "internal.h"
+
+static uint64_t now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+struct samples {
+    uint64_t *values; /* [steps][repeats] */
+    size_t repeats;
+};
+
+/* All repeats under one hold of the pool, so that helpers are as awake as in a series of runs. */
+static int run_timed(struct session *session, struct binding *b, int threads, void *context,
+                     struct failure *failure) {
+    const struct samples *samples = context;
+    size_t steps = session->model->plan.step_count;
+    for (size_t round = 0; round <= samples->repeats; round++) /* round 0 warms up */
+        for (size_t i = 0; i < steps; i++) {
+            uint64_t start = now();
+            if (session_step(session, b, i, threads, failure)) return -1;
+            if (round > 0) samples->values[i * samples->repeats + round - 1] = now() - start;
+        }
+    return 0;
+}
+
+static int ascending(const void *left, const void *right) {
+    uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
+    return (a > b) - (a < b);
+}
+
+static uint64_t median(uint64_t *values, size_t count) {
+    qsort(values, count, sizeof *values, ascending);
+    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+}
+
+int session_profile(struct session *session, struct binding *b, const struct array *inputs,
+                    const struct array *outputs, int repeats, uint64_t *nanoseconds, struct failure *failure) {
+    size_t steps = session->model->plan.step_count;
+    if (repeats < 1) return fail(failure, FAILURE_INPUT, "repeats must be at least 1, not %d", repeats);
+    struct samples samples = {calloc(steps * (size_t)repeats + 1, sizeof(uint64_t)), (size_t)repeats};
+    if (!samples.values) return fail_memory(failure, steps * (size_t)repeats * sizeof(uint64_t));
+    int status = session_run_with(session, b, inputs, outputs, run_timed, &samples, failure);
+    for (size_t i = 0; i < steps && status == 0; i++)
+        nanoseconds[i] = median(samples.values + i * samples.repeats, samples.repeats);
+    free(samples.values);
+    return status;
+}
+
+int64_t binding_step_tiles(const struct binding *b, size_t step) { return b->calls[step].tiles; }

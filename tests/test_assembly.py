@@ -1,0 +1,140 @@
+"""The machine code of the kernels' hot loops is what the design counts on (compiled, not run)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import pytest
+from assembly import Loop, hottest_loop, innermost_loops
+from kernel_cases import (
+    AVX2,
+    AVX512,
+    blocks_of_rows,
+    bsr_spmm,
+    csr_spmm,
+    dense_gemm,
+    dense_gemv,
+    groups_of_inputs,
+    lookup_gemv,
+    nm_spmm,
+    unstructured,
+)
+from kernel_harness import build
+from sparsec.pattern import infer
+from sparsec.targets.target import Problem, Target
+
+TARGETS = [AVX2, AVX512, replace(AVX512, name="zen5", mcpu="znver5")]
+targets = pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+WEIGHTS = {
+    csr_spmm: unstructured(128, 256, 0.1),
+    bsr_spmm: blocks_of_rows(128, 256, 0.2, 4),
+    nm_spmm: groups_of_inputs(128, 256, 2, 4),
+    dense_gemm: unstructured(128, 256, 1.0),
+    dense_gemv: unstructured(128, 256, 1.0),
+    lookup_gemv: unstructured(128, 256, 0.2),
+}
+
+
+@cache
+def _texts(kernel: ModuleType, target: Target, columns: int, panel: int) -> list[tuple[dict[str, int], str]]:
+    """(configuration, assembly) of everything the kernel offers."""
+    weight: Any = WEIGHTS[kernel]
+    problem = Problem(*weight.shape, columns, panel)
+    found = []
+    for config in kernel.space(problem, infer(weight), target):
+        packing = kernel.pack(weight, problem, config, target)
+        function = kernel.emit(problem, packing, target, "kernel")
+        found.append((config, build(function, target.mcpu).mod.inspect_source("s")))
+    return found
+
+
+def _panel(target: Target) -> int:
+    """Four vectors: what the layout pass gives linear layers."""
+    return 4 * target.lanes
+
+
+def _hot(kernel: ModuleType, target: Target) -> list[tuple[dict[str, int], Loop]]:
+    texts = _texts(kernel, target, 128, _panel(target))
+    return [(config, hottest_loop(text)) for config, text in texts]
+
+
+@targets
+@pytest.mark.parametrize("kernel", [csr_spmm, bsr_spmm, nm_spmm, dense_gemm], ids=lambda k: k.name)
+def test_hot_loop_uses_whole_registers_and_never_the_stack(kernel: ModuleType, target: Target) -> None:
+    for config, loop in _hot(kernel, target):
+        assert loop.registers() == {"ymm" if target.lanes == 8 else "zmm"}, config
+        assert not loop.spills, (config, loop.spills)
+
+
+@targets
+@pytest.mark.parametrize("kernel", [csr_spmm, nm_spmm], ids=lambda k: k.name)
+def test_multiply_adds_read_x_from_memory(kernel: ModuleType, target: Target) -> None:
+    """One broadcast a nonzero, one multiply-add with a memory operand a vector, nothing else."""
+    for config, loop in _hot(kernel, target):
+        step = config["group"] * config["vectors"] * config.get("n", 1)
+        assert loop.multiply_adds >= step and loop.multiply_adds % step == 0, config
+        assert loop.from_memory == loop.multiply_adds
+        assert loop.count("vbroadcastss") * config["vectors"] == loop.multiply_adds
+        assert not loop.count("vmulps|vaddps|vgatherdps|vinsertf128|vinsertps")
+
+
+@targets
+def test_rows_of_a_block_share_the_loads_of_x(target: Target) -> None:
+    for config, loop in _hot(bsr_spmm, target):
+        step = config["group"] * config["vectors"]
+        assert loop.multiply_adds % step == 0
+        loads = loop.count("vmovup?s") + loop.from_memory
+        # per step: the vectors of X once, and a broadcast (or an embedded one) for each row
+        broadcasts = loop.count("vbroadcastss")
+        assert loads + broadcasts <= loop.multiply_adds // step * (config["vectors"] + 2 * config["group"])
+
+
+@targets
+def test_dense_tile_fills_the_registers(target: Target) -> None:
+    ((config, loop),) = _hot(dense_gemm, target)
+    step = config["height"] * config["vectors"]
+    assert loop.multiply_adds % step == 0
+    assert step >= (12 if target.registers == 16 else 24)
+    assert loop.count("vmovup?s") <= loop.multiply_adds // step * config["vectors"]
+
+
+@targets
+@pytest.mark.parametrize("columns", [1, 4])
+def test_lookup_permutes_registers(columns: int, target: Target) -> None:
+    texts = _texts(lookup_gemv, target, columns, 0)
+    assert len(texts) == (1 if target.lanes == 8 else 2)
+    for config, text in texts:
+        wanted = "vperm(ps|d)" if config["registers"] == 1 else "vperm[it]2(ps|d)"
+        loops = [loop for loop in innermost_loops(text) if loop.count(wanted) and loop.multiply_adds]
+        # straight-line visits of one to eight slots, and the loop of longer ones (LLVM unrolls some)
+        assert len(loops) >= 8 and max(loop.count(wanted) for loop in loops) >= 8 * columns, config
+        for loop in loops:
+            assert loop.count(wanted) == loop.multiply_adds
+            assert not loop.spills and not loop.count("vgatherdps")
+
+
+@targets
+def test_dense_gemv_streams_its_weights(target: Target) -> None:
+    for config, text in _texts(dense_gemv, target, 1, 0):
+        loop = hottest_loop(text)
+        assert not loop.spills
+        assert loop.from_memory >= loop.multiply_adds - config["vectors"], config
+
+
+def test_parser_finds_the_inner_loop_and_its_spill() -> None:
+    text = """
+.LBB0_1:
+\tvmovups\t(%rax), %ymm0
+.LBB0_2:
+\tvfmadd231ps\t(%rax,%rcx), %ymm0, %ymm1
+\tvfmadd213ps\t%ymm2, %ymm0, %ymm1
+\tvmovups\t%ymm1, 32(%rsp)
+\tjne\t.LBB0_2
+\tjmp\t.LBB0_1
+"""
+    (loop,) = innermost_loops(text)
+    assert (loop.multiply_adds, loop.from_memory, loop.registers()) == (2, 1, {"ymm"})
+    assert loop.spills == ["vmovups\t%ymm1, 32(%rsp)"]
