@@ -91,8 +91,8 @@ def _checked(workload: Workload, bound: dict[str, Bound]) -> dict[str, float]:
 
 
 def _as_numbers(timing: Timing) -> dict[str, float]:
-    rounded = {"median_us": timing.median, "q1_us": timing.low, "q3_us": timing.high}
-    return {key: round(value * 1e6, 3) for key, value in rounded.items()}
+    seconds = {"median_us": timing.median, "q1_us": timing.low, "q3_us": timing.high}
+    return {**{key: round(value * 1e6, 3) for key, value in seconds.items()}, "disturbed": timing.disturbed}
 
 
 def merge(path: Path, machine: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -109,7 +109,9 @@ def merge(path: Path, machine: dict[str, Any], rows: list[dict[str, Any]]) -> di
 def _line(row: dict[str, Any]) -> str:
     times = "  ".join(f"{n} {spelled(t['median_us'] / 1e6)}" for n, t in row["engines"].items())
     ratio = f"  {row['ratio']:.2f}x {row['best_dense']}" if "ratio" in row else ""
-    return f"{row['workload']:<14} {times}{ratio}"
+    worst = max(t["disturbed"] for t in row["engines"].values())
+    warning = f"  DISTURBED: {worst:.0%} of an engine's turns; others use this core" if worst > 0.2 else ""
+    return f"{row['workload']:<14} {times}{ratio}{warning}"
 
 
 def arguments() -> argparse.Namespace:

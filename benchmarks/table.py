@@ -50,6 +50,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     times = (_time(row["engines"].get(name)) for name in COLUMNS)
     ratio = f"{row['ratio']:.2f}x" if "ratio" in row else ""
+    if any(timing.get("disturbed", 0) > 0.2 for timing in row["engines"].values()):
+        ratio += " (others used the core)"
     return (row["about"], *times, ratio)
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -158,6 +158,7 @@ def bench(
 
 def _compile_to(path: Path, model: Path, shape: list[str] | None, target: str) -> dict[str, Any]:
     """Compile and write; the machine compiled for need not be this one.  Returns the report."""
+    source, shapes = _onnx_file(model), parse_shapes(shape)  # refused before a compiler is loaded
     from sparsec.compiler import artifact
     from sparsec.frontends import import_model
     from sparsec.runtime.artifact import manifest_of
@@ -165,7 +166,7 @@ def _compile_to(path: Path, model: Path, shape: list[str] | None, target: str) -
     from sparsec.targets.x86 import target_named
 
     machine = target_named(target)
-    data = artifact(import_model(_onnx_file(model), parse_shapes(shape)), machine)
+    data = artifact(import_model(source, shapes), machine)
     with replacing(path) as file:
         file.write(data)
     return dict(manifest_of(data)["report"])
@@ -178,7 +179,8 @@ def _program(model: Path, shape: list[str] | None, target: str, threads: int | N
         return Program.load(model, threads)
     import sparsec
 
-    return sparsec.compile(_onnx_file(model), shapes=parse_shapes(shape), target=target, threads=threads)
+    source, shapes = _onnx_file(model), parse_shapes(shape)
+    return sparsec.compile(source, shapes=shapes, target=target, threads=threads)
 
 
 def _report(model: Path, shape: list[str] | None, target: str) -> dict[str, Any]:
@@ -188,7 +190,8 @@ def _report(model: Path, shape: list[str] | None, target: str) -> dict[str, Any]
         return Program.load(model).report
     import sparsec
 
-    return sparsec.analyze(_onnx_file(model), shapes=parse_shapes(shape), target=target)
+    source, shapes = _onnx_file(model), parse_shapes(shape)
+    return sparsec.analyze(source, shapes=shapes, target=target)
 
 
 def _is_compiled(model: Path, shape: list[str] | None, target: str) -> bool:
@@ -326,6 +329,7 @@ def _console() -> Any:
 
 def main() -> None:
     """The console script: exits with 2 after one line on standard error when sparsec refuses."""
+    _keep_torch_out()
     try:
         app()
     except SparsecError as error:
@@ -333,6 +337,14 @@ def main() -> None:
             raise
         print(f"sparsec: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _keep_torch_out() -> None:
+    """Make ``import torch`` fail: tvm_ffi imports it wherever it is installed, which takes seconds.
+
+    Nothing here reads a torch module, and the process is the command's own.
+    """
+    sys.modules.setdefault("torch", cast(Any, None))
 
 
 def _debugging() -> bool:

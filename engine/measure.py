@@ -3,6 +3,10 @@
 Engines take turns (A B C A B C ...).  A turn begins with a pause, in which the other engines'
 waiting threads go to sleep, and one call that is not timed; then calls are repeated until the
 turn is long enough for the clock.  What is reported is the median over the turns.
+
+Where other processes want the same core, a scheduler favours short turns over long ones, and the
+faster engine looks faster than it is.  A turn that got less processor time than it lasted is
+therefore repeated a few times, and the share of turns that stayed disturbed is reported.
 """
 
 from __future__ import annotations
@@ -18,22 +22,41 @@ from typing import Any, TypeAlias
 
 Call: TypeAlias = Callable[[], Any]
 
+#: a turn that computed for less than this share of the time it took was interrupted
+_BUSY = 0.97
+#: how often an interrupted turn is tried
+_ATTEMPTS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds a call: the median over all turns, and the quartiles beside it."""
+    """Seconds a call: the median over all turns, and the quartiles beside it.
+
+    ``disturbed`` is the share of turns in which the process had to wait for its core.
+    """
 
     median: float
     low: float
     high: float
+    disturbed: float = 0.0
 
     @classmethod
-    def of(cls, samples: list[float]) -> Timing:
-        """From one number a turn."""
+    def of(cls, turns: list[Turn]) -> Timing:
+        """From every turn."""
+        samples = [turn.seconds for turn in turns]
+        disturbed = sum(turn.disturbed for turn in turns) / len(turns)
         if len(samples) < 2:
-            return cls(samples[0], samples[0], samples[0])
+            return cls(samples[0], samples[0], samples[0], disturbed)
         low, _, high = quantiles(samples, n=4, method="inclusive")
-        return cls(median(samples), low, high)
+        return cls(median(samples), low, high, disturbed)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Seconds a call in one turn, and whether the process had to wait for its core."""
+
+    seconds: float
+    disturbed: bool
 
 
 def interleaved(
@@ -47,15 +70,24 @@ def interleaved(
         turn: seconds a turn lasts at least.
         pause: seconds of sleep before each turn; 0.002 suits engines on one thread, 0.06 several.
     """
-    samples: dict[str, list[float]] = {name: [] for name in calls}
+    turns: dict[str, list[Turn]] = {name: [] for name in calls}
     with _no_garbage_collection():
         repeats = {name: _repeats(call, turn) for name, call in calls.items()}
         for _ in range(rounds):
             for name, call in calls.items():
-                time.sleep(pause)
-                call()
-                samples[name].append(_seconds(call, repeats[name]))
-    return {name: Timing.of(found) for name, found in samples.items()}
+                turns[name].append(_quiet_turn(call, repeats[name], pause))
+    return {name: Timing.of(found) for name, found in turns.items()}
+
+
+def _quiet_turn(call: Call, count: int, pause: float) -> Turn:
+    """A turn, taken again while other processes disturb it."""
+    for _ in range(_ATTEMPTS):
+        time.sleep(pause)
+        call()
+        turn = _turn(call, count)
+        if not turn.disturbed:
+            break
+    return turn
 
 
 def _repeats(call: Call, turn: float) -> int:
@@ -63,17 +95,19 @@ def _repeats(call: Call, turn: float) -> int:
     count = 1
     call()
     while True:
-        elapsed = _seconds(call, count) * count
+        elapsed = _turn(call, count).seconds * count
         if elapsed >= turn / 4:
             return max(1, round(turn / elapsed * count))
         count *= 2
 
 
-def _seconds(call: Call, count: int) -> float:
-    start = time.perf_counter()
+def _turn(call: Call, count: int) -> Turn:
+    busy, start = time.process_time(), time.perf_counter()
     for _ in range(count):
         call()
-    return (time.perf_counter() - start) / count
+    elapsed = time.perf_counter() - start
+    busy = time.process_time() - busy
+    return Turn(elapsed / count, busy < _BUSY * elapsed)
 
 
 @contextmanager

@@ -42,6 +42,12 @@ def plan_program(graph: Graph, target: Target) -> Planned:
     return _Planner(graph, target).run()
 
 
+def _is_empty(n: Node) -> bool:
+    """Whether a node makes no elements at all, and so nothing has to run."""
+    types = cast(TirAttrs, n.attrs).outputs if n.op is Op.TIR else (n.type,)
+    return all(t.elements == 0 for t in types)
+
+
 @dataclass(slots=True)
 class _Value:
     """Where a value lives: an input, a constant, or the result of a step."""
@@ -90,7 +96,7 @@ class _Planner:
         reasons: list[str] = []
         for n in self.graph.nodes:
             self.root[n.name] = self._root_of(n)
-            if n.op in (Op.INPUT, Op.CONST, Op.RESHAPE, Op.ITEM):
+            if n.op in (Op.INPUT, Op.CONST, Op.RESHAPE, Op.ITEM) or _is_empty(n):
                 continue
             try:
                 self.calls.append((n, lower(n, context)))
@@ -110,6 +116,8 @@ class _Planner:
             if n.op in (Op.INPUT, Op.CONST):
                 kind = BufferKind.INPUT if n.op is Op.INPUT else BufferKind.CONSTANT
                 self.values[n.name] = _Value(n.type, kind)
+            elif _is_empty(n):
+                self.values.update({v: _Value(t, BufferKind.TEMPORARY) for v, t in self._written(n)})
         for index, (n, call) in enumerate(self.calls):
             for name, kind in self._written(n):
                 self.values[name] = _Value(kind, BufferKind.TEMPORARY, index, index)

@@ -28,11 +28,12 @@ def assign_layouts(graph: Graph, target: Target) -> Graph:
 
 
 def is_layer(nodes: dict[str, Node], n: Node) -> bool:
-    """Whether a node multiplies float32 values by a constant matrix."""
+    """Whether a node multiplies float32 values by a constant matrix, and there are any."""
     if n.op is not Op.MATMUL or n.type.dtype != "float32" or len(n.type.shape) < 1:
         return False
-    w = nodes[n.args[1]]
-    return w.op is Op.CONST and len(w.type.shape) == 2 and len(nodes[n.args[0]].type.shape) >= 1
+    w = nodes[n.args[1]].type
+    constant = nodes[n.args[1]].op is Op.CONST and len(w.shape) == 2 and w.dtype == "float32"
+    return constant and w.elements != 0 and n.type.elements != 0
 
 
 def panel_width(tokens: Size, lanes: int) -> int:

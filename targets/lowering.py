@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from sparsec.dims import Size, product, symbol
 from sparsec.errors import IRError, Unsupported
+from sparsec.expr import Expr
 from sparsec.ir import (
     AttentionAttrs,
     Choice,
@@ -28,6 +29,7 @@ from sparsec.ir import (
     TirAttrs,
     TransposeAttrs,
     Type,
+    replace,
 )
 from sparsec.passes.choose_format import problem_of
 from sparsec.targets.build import kernel_object, operator_object
@@ -128,11 +130,12 @@ def _layer(n: Node, context: Context, choice: Choice) -> Call:
     reads = (n.args[0], *choice.packed, *n.args[2:], n.name)
     cycles = choice.candidates[0].microseconds * context.target.gigahertz * 1e3 if choice.candidates else 0.0
     # the columns are a run-time matter on panels: one kernel serves them all
-    shared = (problem.rows, problem.inner, problem.columns if not problem.panel else 0, problem.panel)
-    key = (*shared, problem.epilogue, problem.extras, choice.config)
+    columns = problem.columns is None if problem.panel else problem.columns
+    numbers = (sizes.of(n.type.tokens),) if problem.columns is None else ()
+    key = (problem.rows, problem.inner, columns, problem.panel, problem.epilogue, problem.extras, choice.config)
     return _call(
         context, kernel.name, key, lambda name: kernel.emit(problem, packing, context.target, name),
-        reads, (), tiles, sizes.of(4 * floats), cycles,
+        reads, numbers, tiles, sizes.of(4 * floats), cycles,
     )  # fmt: skip
 
 
@@ -141,13 +144,14 @@ def _matmul(n: Node, context: Context) -> Call:
         return _layer(n, context, n.choice[0])
     from sparsec.targets.kernels import matmul
 
-    a, b = context.type(n.args[0]), context.type(n.args[1])
-    if cast(MatmulAttrs, n.attrs).epilogue is not None or len(a.shape) < 2 or len(b.shape) < 2:
-        raise Unsupported(f"{n.name} (matmul {a} x {b}): vectors and fused run-time products have no kernel")
-    batch = n.type.shape[:-2]
+    a, b, y = _as_matrices(*(context.type(v) for v in (*n.args[:2], n.name)))
+    if cast(MatmulAttrs, n.attrs).epilogue is not None:
+        raise Unsupported(f"{n.name} (matmul {a} x {b}): a fused run-time product has no kernel")
+    batch = y.shape[:-2]
     repeat = tuple(product(t.shape[:-2]) == 1 for t in (a, b))
-    if any(not r and t.shape[:-2] != batch for r, t in zip(repeat, (a, b), strict=True)):
-        raise Unsupported(f"{n.name} (matmul {a} x {b}): batch axes that broadcast in part have no kernel")
+    partly = any(not r and t.shape[:-2] != batch for r, t in zip(repeat, (a, b), strict=True))
+    if partly or {a.dtype, b.dtype, y.dtype} != {"float32"}:
+        return _carried_matmul(n, context)
     rows, inner, columns = a.shape[-2], a.shape[-1], b.shape[-1]
     sizes = context.sizes
     tiles = sizes.multiply(sizes.of(product(batch)), sizes.ceil_divide(sizes.of(rows), matmul.ROWS))
@@ -159,6 +163,25 @@ def _matmul(n: Node, context: Context) -> Call:
         (*n.args[:2], n.name), tuple(sizes.of(s) for s in (rows, inner, columns)), tiles, sizes.of(64),
         work / context.target.lanes,
     )  # fmt: skip
+
+
+def _as_matrices(a: Type, b: Type, y: Type) -> tuple[Type, Type, Type]:
+    """A vector on the left is a row, on the right a column, as NumPy has it."""
+    if len(a.shape) == 1:
+        y = replace(y, shape=(*y.shape[:-1], 1, *y.shape[-1:]) if len(b.shape) > 1 else (1,))
+        a = replace(a, shape=(1, *a.shape))
+    if len(b.shape) == 1:
+        y, b = replace(y, shape=(*y.shape, 1)), replace(b, shape=(*b.shape, 1))
+    return a, b, y
+
+
+def _carried_matmul(n: Node, context: Context) -> Call:
+    from sparsec.targets.operators import matmul
+
+    a, b = context.type(n.args[0]), context.type(n.args[1])
+    if min(len(a.shape), len(b.shape)) < 2:
+        raise Unsupported(f"{n.name} (matmul {a} x {b}): a vector times {b.dtype} has no kernel")
+    return _operator(n, context, matmul(a, b, n.type), (*n.args[:2], n.name))
 
 
 def _attention(n: Node, context: Context) -> Call:
@@ -200,7 +223,7 @@ def _elementwise(n: Node, context: Context) -> Call:
 
     expr = cast(ElementwiseAttrs, n.attrs).expr
     if n.type.dtype != "float32" or any(context.type(a).dtype != "float32" for a in n.args):
-        raise Unsupported(f"{n.name} (elementwise on {n.type.dtype}): only float32 has a kernel")
+        return _carried_elementwise(n, context, expr)
     sizes = context.sizes
     if n.type.layout.panel:
         panel = n.type.layout.panel
@@ -223,6 +246,13 @@ def _elementwise(n: Node, context: Context) -> Call:
         lambda name: elementwise.emit(expr, merged, context.target, name),
         (*n.args, n.name), numbers, tiles, sizes.of(64), _cycles(n.type, context, 12),
     )  # fmt: skip
+
+
+def _carried_elementwise(n: Node, context: Context, expr: Expr) -> Call:
+    from sparsec.targets.operators import elementwise
+
+    carried = elementwise(expr, [context.type(a) for a in n.args], n.type)
+    return _operator(n, context, carried, (*n.args, n.name))
 
 
 #: stands for the number of panels while axes are merged

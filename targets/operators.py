@@ -7,9 +7,11 @@ costs time in real models gets a kernel instead.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sparsec.dims import Dim, Size
+from sparsec.expr import Arg, Expr, Scalar, walk
 from sparsec.ir import TirAttrs, Type
 
 
@@ -26,6 +28,8 @@ def reduce(x: Type, kind: str, axes: tuple[int, ...], keepdims: bool, result: Ty
     from tvm import tirx, topi
 
     data = _placeholder(x)
+    if x.elements == 0:
+        return _attrs(f"reduce_{kind}", [data, _nothing_reduced(kind, result)], result)
     over = list(axes)
     if kind == "mean":
         total = topi.sum(data, axis=over, keepdims=keepdims)
@@ -38,11 +42,180 @@ def reduce(x: Type, kind: str, axes: tuple[int, ...], keepdims: bool, result: Ty
     return _attrs(f"reduce_{kind}", [data, value], result)
 
 
-def _placeholder(x: Type) -> Any:
+def _nothing_reduced(kind: str, result: Type) -> Any:
+    """What reducing no elements gives: loops that never run would leave memory as it was."""
     from tvm import te
 
     named: dict[str, Any] = {}
-    return te.placeholder(tuple(_size(s, named) for s in x.shape), name="x", dtype=x.dtype)
+    value = {"sum": 0.0, "mean": float("nan"), "max": float("-inf"), "min": float("inf")}[kind]
+    shape = tuple(_size(s, named) for s in result.shape)
+    return te.compute(shape, lambda *_: _literal(value, result.dtype), name="y")
+
+
+def elementwise(expr: Expr, types: Sequence[Type], result: Type) -> TirAttrs:
+    """An expression over arguments of any dtype that broadcast together.
+
+    Computes in the type ``sparsec.reference.evaluate_expr`` names, the widest floating one, else
+    int64, but at least in float32.
+    """
+    from tvm import te
+
+    named: dict[str, Any] = {}
+    data = [_placeholder(t, named, f"x{i}") for i, t in enumerate(types)]
+    shape = tuple(_size(s, named) for s in result.shape)
+    working = _working(types, result)
+
+    def value(*index: Any) -> Any:
+        done: dict[Expr, Any] = {}
+        for e in walk(expr):
+            if isinstance(e, Arg):
+                done[e] = _cast(_broadcast(data[e.index], types[e.index], result, index), types[e.index].dtype, working)
+            elif isinstance(e, Scalar):
+                done[e] = _literal(e.value, working)
+            else:
+                done[e] = _FUNCTIONS[e.function](working, *(done[o] for o in e.operands))
+        return _cast(done[expr], working, result.dtype)
+
+    return _attrs("elementwise", [*data, te.compute(shape, value, name="y")], result)
+
+
+def matmul(a: Type, b: Type, result: Type) -> TirAttrs:
+    """NumPy's matmul of two tensors of at least two axes, batch axes broadcast."""
+    from tvm import te
+
+    named: dict[str, Any] = {}
+    left, right = _placeholder(a, named, "a"), _placeholder(b, named, "b")
+    inner = te.reduce_axis((0, _size(a.shape[-1], named)), name="k")
+    shape = tuple(_size(s, named) for s in result.shape)
+
+    def value(*index: Any) -> Any:
+        rows = _broadcast(left, a, result, (*index[:-1], inner))
+        columns = _broadcast(right, b, result, (*index[:-2], inner, index[-1]))
+        product = _cast(rows, a.dtype, result.dtype) * _cast(columns, b.dtype, result.dtype)
+        return te.sum(product, axis=inner)
+
+    return _attrs("matmul", [left, right, te.compute(shape, value, name="y")], result)
+
+
+def _broadcast(data: Any, t: Type, result: Type, index: Sequence[Any]) -> Any:
+    """The element of ``data`` that broadcasting reads at ``index`` of the result."""
+    at = index[len(index) - len(t.shape) :]
+    return data[tuple(0 if size == 1 else i for size, i in zip(t.shape, at, strict=True))]
+
+
+def _working(types: Sequence[Type], result: Type) -> str:
+    floats = {t.dtype for t in (*types, result) if t.dtype.startswith("float")}
+    # half precision is computed in float32: several functions exist only there, and none is faster
+    return ("float64" if "float64" in floats else "float32") if floats else "int64"
+
+
+def _literal(value: float, dtype: str) -> Any:
+    from tvm import tirx
+
+    return tirx.const(value if dtype.startswith("float") else int(value), dtype)
+
+
+def _cast(value: Any, have: str, want: str) -> Any:
+    from tvm import tirx
+
+    if have == want:
+        return value
+    return tirx.NE(value, _literal(0, have)) if want == "bool" else tirx.Cast(want, value)
+
+
+def _tirx(name: str) -> Callable[..., Any]:
+    """The tirx function of this name, looked up when it is called."""
+
+    def apply(working: str, *operands: Any) -> Any:
+        from tvm import tirx
+
+        if working.startswith("float"):
+            return getattr(tirx, name)(*operands)
+        wide = [tirx.Cast("float64", o) for o in operands]
+        return tirx.Cast(working, getattr(tirx, name)(*wide))
+
+    return apply
+
+
+def _divide(working: str, x: Any, y: Any) -> Any:
+    """Integers divide towards zero, and by zero give zero."""
+    from tvm import tirx
+
+    if working.startswith("float"):
+        return x / y
+    zero = _literal(0, working)
+    return tirx.if_then_else(tirx.EQ(y, zero), zero, tirx.truncdiv(x, y))
+
+
+def _equal(working: str, x: Any, y: Any) -> Any:
+    from tvm import tirx
+
+    return _cast(tirx.EQ(x, y), "bool", working)
+
+
+def _choose(working: str, condition: Any, x: Any, y: Any) -> Any:
+    from tvm import tirx
+
+    return tirx.Select(_cast(condition, working, "bool"), x, y)
+
+
+def _larger(working: str, x: Any, y: Any) -> Any:
+    from tvm import tirx
+
+    return tirx.Select(_keeps(working, x, x > y), x, y)
+
+
+def _smaller(working: str, x: Any, y: Any) -> Any:
+    from tvm import tirx
+
+    return tirx.Select(_keeps(working, x, x < y), x, y)
+
+
+def _keeps(working: str, x: Any, wins: Any) -> Any:
+    """Whether the first operand is the result: it wins, or it is no number."""
+    from tvm import tirx
+
+    return tirx.any(wins, tirx.isnan(x)) if working.startswith("float") else wins
+
+
+def _sign(working: str, x: Any) -> Any:
+    zero = _literal(0, working)
+    return _cast(x > zero, "bool", working) - _cast(x < zero, "bool", working)
+
+
+def _sigmoid(working: str, x: Any) -> Any:
+    from tvm import tirx
+
+    one = _literal(1, working)
+    return one / (one + tirx.exp(_literal(0, working) - x))
+
+
+def _absolute(working: str, x: Any) -> Any:
+    from tvm import tirx
+
+    zero = _literal(0, working)
+    return tirx.Select(x < zero, zero - x, x)
+
+
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "add": lambda _, x, y: x + y, "sub": lambda _, x, y: x - y, "mul": lambda _, x, y: x * y,
+    "div": _divide, "max": _larger, "min": _smaller, "pow": _tirx("power"),
+    "neg": lambda working, x: _literal(0, working) - x, "abs": _absolute,
+    "exp": _tirx("exp"), "log": _tirx("log"), "sqrt": _tirx("sqrt"), "rsqrt": _tirx("rsqrt"),
+    "tanh": _tirx("tanh"), "sigmoid": _sigmoid, "erf": _tirx("erf"), "floor": _tirx("floor"),
+    "ceil": _tirx("ceil"), "round": _tirx("nearbyint"), "sign": _sign, "sin": _tirx("sin"),
+    "cos": _tirx("cos"),
+    "less": lambda working, x, y: _cast(x < y, "bool", working),
+    "less_equal": lambda working, x, y: _cast(x <= y, "bool", working),
+    "equal": _equal, "where": _choose,
+}  # fmt: skip
+
+
+def _placeholder(x: Type, named: dict[str, Any] | None = None, name: str = "x") -> Any:
+    from tvm import te
+
+    sizes = {} if named is None else named
+    return te.placeholder(tuple(_size(s, sizes) for s in x.shape), name=name, dtype=x.dtype)
 
 
 def _size(size: Size, named: dict[str, Any]) -> Any:

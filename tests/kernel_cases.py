@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from scipy.special import erf, expit
+
 from sparsec import expr
 from sparsec.expr import Arg, Expr, Scalar, call
 from sparsec.targets.kernels import (

@@ -22,8 +22,9 @@ from kernel_cases import (
     nm_spmm,
     unstructured,
 )
-from kernel_harness import build
+
 from sparsec.pattern import infer
+from sparsec.targets.build import module_of
 from sparsec.targets.target import Problem, Target
 
 TARGETS = [AVX2, AVX512, replace(AVX512, name="zen5", mcpu="znver5")]
@@ -47,7 +48,7 @@ def _texts(kernel: ModuleType, target: Target, columns: int, panel: int) -> list
     for config in kernel.space(problem, infer(weight), target):
         packing = kernel.pack(weight, problem, config, target)
         function = kernel.emit(problem, packing, target, "kernel")
-        found.append((config, build(function, target.mcpu).mod.inspect_source("s")))
+        found.append((config, module_of(function, target).mod.inspect_source("s")))
     return found
 
 

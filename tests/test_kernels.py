@@ -31,6 +31,8 @@ from kernel_cases import (
     unstructured,
 )
 from kernel_harness import Case, check_case, make_case, run_case
+from tensor_cases import TENSOR_CASES
+
 from sparsec.pattern import infer
 from sparsec.targets.target import Problem, Target
 
@@ -173,6 +175,12 @@ def test_tall_weight_is_cut_into_tiles(kernel: ModuleType, target: Target) -> No
 @pytest.mark.parametrize("epilogue", EPILOGUES)
 def test_vector_kernel_epilogue(kernel: ModuleType, epilogue: str, target: Target) -> None:
     check_all(cases(kernel, unstructured(37, 40, 0.4), 2, 0, target, epilogue)[:1])
+
+
+@tiers
+@pytest.mark.parametrize("name", TENSOR_CASES)
+def test_kernel_without_a_weight(name: str, target: Target) -> None:
+    check_all(TENSOR_CASES[name](target))
 
 
 @pytest.mark.skipif(not has_features(AVX2), reason="this machine has no AVX2")

@@ -21,7 +21,6 @@ from kernel_cases import (
     VECTOR_KERNELS,
     blocks_of_rows,
     bsr_spmm,
-    csr_gemv,
     csr_spmm,
     dense_gemm,
     dense_gemv,
@@ -32,9 +31,12 @@ from kernel_cases import (
     small_caches,
     unstructured,
 )
-from kernel_harness import GUARD_WORDS, POISON, Case, build, guards_hold, make_case
+from kernel_harness import GUARD_WORDS, Case, guards_hold, in_three_calls, make_case
+from tensor_cases import TENSOR_CASES
+
 from sparsec.pattern import infer
-from sparsec.targets.target import Packing, Problem, Target
+from sparsec.targets.build import module_of
+from sparsec.targets.target import Problem, Target
 
 FOLDER = Path(__file__).parent
 RUNTIME = FOLDER.parent / "runtime" / "csrc"
@@ -101,43 +103,36 @@ def _compile_kernels(cases: Sequence[Case], folder: Path) -> list[int]:
     numbers: dict[Any, int] = {}
     functions = {}
     for case in cases:
-        key = (case.kernel.name, case.problem, case.packing.config)
-        if key not in numbers:
-            name = f"k{len(numbers)}"
-            numbers[key] = len(numbers)
-            packing = Packing({}, 0, case.packing.config)
-            functions[name] = case.kernel.emit(case.problem, packing, case.target, name)
-    build(tvm.IRModule(functions), TARGET.mcpu).mod.write_to_file(str(folder / "kernels.o"), "o")
+        if case.key not in numbers:
+            numbers[case.key] = len(numbers)
+            name = f"k{numbers[case.key]}"
+            functions[name] = case.emit(name)
+    module_of(tvm.IRModule(functions), TARGET).mod.write_to_file(str(folder / "kernels.o"), "o")
     symbols = [f"__tvm_ffi_{name}" for name in functions]
     lines = ['#include "abi.h"']
     lines += [f"int32_t {s}(void *, const TVMFFIAny *, int32_t, TVMFFIAny *);" for s in symbols]
     lines += [f"const kernel_function kernels[] = {{{', '.join(symbols)}}};"]
     lines += [f"const int64_t kernel_count = {len(symbols)};"]
     (folder / "table.c").write_text("\n".join(lines))
-    return [numbers[c.kernel.name, c.problem, c.packing.config] for c in cases]
-
-
-def _calls(case: Case) -> list[tuple[int, int]]:
-    """The tiles in three calls, last first."""
-    cut, low = case.tiles // 2, case.tiles // 4
-    return [(cut, case.tiles), (low, cut), (0, low)]
+    return [numbers[case.key] for case in cases]
 
 
 def _record(case: Case, kernel: int) -> bytes:
     """A case as kernels.c reads it."""
     floats = int(np.prod(case.shape)) + 2 * GUARD_WORDS
-    calls = _calls(case)
-    header = [kernel, max(16, case.scratch_floats), len(case.inputs), len(calls), floats, GUARD_WORDS]
-    numbers = [*header, *np.ravel(calls), *(a.nbytes for a in case.inputs)]
-    return np.array(numbers, np.int64).tobytes() + b"".join(a.tobytes() for a in case.inputs)
+    calls = in_three_calls(case)
+    header = [kernel, max(16, case.scratch_floats), len(case.inputs), len(case.numbers), len(calls)]
+    sizes = [floats, GUARD_WORDS, *case.numbers, *np.ravel(calls), *(a.nbytes for a in case.inputs)]
+    return np.array(header + sizes, np.int64).tobytes() + b"".join(a.tobytes() for a in case.inputs)
 
 
 def run_emulated(cases: Sequence[Case], folder: Path) -> list[Any]:
     """The outputs of all cases, from one boot."""
     kernels = _compile_kernels(cases, folder)
-    sources = [FOLDER / "emulator" / "kernels.c", folder / "table.c", RUNTIME / "shim.c", folder / "kernels.o"]
-    command = ["gcc", "-O2", "-static", f"-I{RUNTIME}", "-o", str(folder / "program"), *map(str, sources), "-lm"]
-    subprocess.run(command, check=True)
+    harness = FOLDER / "emulator" / "kernels.c"
+    sources = (harness, folder / "table.c", RUNTIME / "shim.c", folder / "kernels.o")
+    command = ("gcc", "-O2", "-static", f"-I{RUNTIME}", "-o", str(folder / "program"))
+    subprocess.run((*command, *map(str, sources), "-lm"), check=True)
     records = b"".join(_record(c, k) for c, k in zip(cases, kernels, strict=True))
     output = np.frombuffer(emulator.run(folder / "program", {"cases.bin": records}), np.float32)
     ends = np.cumsum([int(np.prod(c.shape)) + 2 * GUARD_WORDS for c in cases])
@@ -148,7 +143,8 @@ def run_emulated(cases: Sequence[Case], folder: Path) -> list[Any]:
 @lru_cache(maxsize=1)
 def _all_cases() -> dict[str, list[Case]]:
     cases = {k.name: panel_cases(k) for k in PANEL_KERNELS}
-    return cases | {k.name: vector_cases(k) for k in VECTOR_KERNELS}
+    cases |= {k.name: vector_cases(k) for k in VECTOR_KERNELS}
+    return cases | {name: make(TARGET) for name, make in TENSOR_CASES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -160,17 +156,14 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[Ca
     return {name: [(case, next(results)) for case in cases] for name, cases in groups.items()}
 
 
-@pytest.mark.parametrize("kernel", [*PANEL_KERNELS, *VECTOR_KERNELS], ids=lambda k: k.name)
-def test_avx512_kernel_gives_the_right_numbers(
-    kernel: ModuleType, outputs: dict[str, list[tuple[Case, Any]]]
-) -> None:
-    for case, whole in outputs[kernel.name]:
+@pytest.mark.parametrize("name", [*(k.name for k in (*PANEL_KERNELS, *VECTOR_KERNELS)), *TENSOR_CASES])
+def test_avx512_code_gives_the_right_numbers(name: str, outputs: dict[str, list[tuple[Case, Any]]]) -> None:
+    for case, whole in outputs[name]:
         assert guards_hold(whole), f"{case.label}: wrote beside y"
         case.check(whole[GUARD_WORDS:-GUARD_WORDS].reshape(case.shape))
 
 
 def test_cases_cover_both_lookups_and_all_columns() -> None:
     cases = _all_cases()[lookup_gemv.name]
-    assert {dict(c.packing.config)["registers"] for c in cases} == {1, 2}
-    assert {c.problem.columns for c in cases} == {1, 2, 3, 4}
-    assert csr_gemv.name in _all_cases() and not np.isfinite(POISON)
+    assert {case.config["registers"] for case in cases} == {1, 2}
+    assert {case.shape[0] for case in cases} == {1, 2, 3, 4}

@@ -47,6 +47,14 @@ PyObject *new_output(struct model_object *self, const struct session *session, c
                      size_t output);
 PyObject *raise_failure(const struct failure *failure, const char *prefix);
 
+/* python_model.c */
+PyObject *text_of(const char *text);
+PyObject *new_outputs(struct model_object *self, const struct session *session, const struct binding *binding,
+                      struct views *views);
+
+/* python_profile.c */
+PyObject *model_profile(PyObject *self, PyObject *arguments);
+
 extern PyType_Spec block_spec, model_spec, prepared_spec;
 PyObject *prepared_new(struct model_object *self, PyObject *feeds, PyObject *outputs);
 

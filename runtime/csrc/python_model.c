@@ -1,7 +1,7 @@
 /* The type Model: a loaded file and its calls. */
 #include "module.h"
 
-static PyObject *text_of(const char *text) { return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace"); }
+PyObject *text_of(const char *text) { return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace"); }
 
 static PyObject *port_names(const struct plan *plan, const struct port *ports, size_t count) {
     PyObject *tuple = PyTuple_New((Py_ssize_t)count);
@@ -151,8 +151,8 @@ static int set_threads(PyObject *self, PyObject *value, void *ignored) {
     return -1;
 }
 
-static PyObject *new_outputs(struct model_object *self, const struct session *session, const struct binding *binding,
-                             struct views *views) {
+PyObject *new_outputs(struct model_object *self, const struct session *session, const struct binding *binding,
+                      struct views *views) {
     size_t count = self->model->plan.output_count;
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; list && i < count; i++) {
@@ -234,6 +234,7 @@ static PyObject *prepare(PyObject *self, PyObject *arguments) {
 static PyMethodDef methods[] = {
     {"run", (PyCFunction)(void (*)(void))run, METH_FASTCALL, "Run once; a list of the outputs asked for."},
     {"prepare", prepare, METH_VARARGS, "Bind inputs and outputs for many runs."},
+    {"profile", model_profile, METH_VARARGS, "(node, kernel, median nanoseconds, tiles) of each step."},
     {"manifest", manifest, METH_NOARGS, "The manifest as it stands in the file."},
     {NULL, NULL, 0, NULL},
 };

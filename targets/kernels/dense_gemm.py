@@ -15,6 +15,7 @@ import numpy as np
 from sparsec.pattern import Pattern
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish
+from sparsec.targets.kernels.row_visits import run_time_sizes
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "dense_gemm"
@@ -73,6 +74,8 @@ def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Targe
 
 def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     """The TIR function."""
+    from tvm.script.ir_builder import tirx as T
+
     config = dict(packing.config)
     height, vectors, block = config["height"], config["vectors"], config["block"]
     chunks, panel = config["chunks"], problem.panel
@@ -81,8 +84,10 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     blocks = -(-problem.inner // block)
     parts = panel // (vectors * target.lanes)
 
-    def micro(k: Kernel, acc: Any, x: Any, y: Any, tile: Any, start: int, depth: Any, rows: int, state: tuple[bool, bool]) -> None:
-        first, last = state
+    def micro(
+        k: Kernel, acc: Any, x: Any, y: Any, tile: Any, start: int, depth: int, rows: int, state: Any
+    ) -> None:
+        first, last, parts, vectors = state
         row0 = k.bind(k.cast64(tile) * height) if not isinstance(tile, int) else tile * height
         with k.loop(parts) as part:
             lane0 = k.bind(part * (vectors * k.lanes))
@@ -107,25 +112,31 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
         acc = k.registers(height * vectors)
         with k.tiles() as work:
             panel_index, chunk = k.bind(work // chunks), k.bind(work % chunks)
-            x = k.bind(panel_index * (problem.inner * panel))
-            y = k.bind(panel_index * (problem.rows * panel))
-            low = k.bind(chunk * per_chunk)
-            high = k.bind(_smaller(low + per_chunk, whole))
-            for b in range(blocks):
-                depth = min(block, problem.inner - b * block)
-                state = (b == 0, b == blocks - 1)
-                here = x + b * block * panel
-                with k.loop(low, high) as tile:
-                    micro(k, acc, here, y, tile, b * block, depth, height, state)
-                if left:
-                    with k.when(chunk == chunks - 1):
-                        micro(k, acc, here, y, whole, b * block, depth, left, state)
+            if problem.columns is not None:
+                nest(k, acc, panel_index, chunk, parts, vectors)
+                return
+            # a last panel of few tokens, or a single token, computes one vector of them
+            with T.If(k.sizes["tokens"] - panel_index * panel <= k.lanes):
+                with T.Then():
+                    nest(k, acc, panel_index, chunk, 1, 1)
+                with T.Else():
+                    nest(k, acc, panel_index, chunk, parts, vectors)
+
+    def nest(k: Kernel, acc: Any, panel_index: Any, chunk: Any, parts: int, vectors: int) -> None:
+        x = k.bind(panel_index * (problem.inner * panel))
+        y = k.bind(panel_index * (problem.rows * panel))
+        low = k.bind(chunk * per_chunk)
+        high = k.bind(T.min(low + per_chunk, whole))
+        for b in range(blocks):
+            depth = min(block, problem.inner - b * block)
+            state = (b == 0, b == blocks - 1, parts, vectors)
+            here = x + b * block * panel
+            with k.loop(low, high) as tile:
+                micro(k, acc, here, y, tile, b * block, depth, height, state)
+            if left:
+                with k.when(chunk == chunks - 1):
+                    micro(k, acc, here, y, whole, b * block, depth, left, state)
 
     pointers = [("x", "float32"), ("values", "float32"), *extra_pointers(problem), ("y", "float32")]
-    return prim_func(name, target.lanes, pointers, (), body)
+    return prim_func(name, target.lanes, pointers, run_time_sizes(problem), body)
 
-
-def _smaller(a: Any, b: int) -> Any:
-    from tvm.script.ir_builder import tirx as T
-
-    return T.min(a, b)

@@ -15,7 +15,7 @@ import numpy as np
 from sparsec.pattern import Pattern
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish
-from sparsec.targets.kernels.row_visits import block_of_inner, chunk_of_rows
+from sparsec.targets.kernels.row_visits import block_of_inner, chunk_of_rows, run_time_sizes
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "nm_spmm"
@@ -159,4 +159,4 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
         ("x", "float32"), ("values", "float32"), ("positions", "uint8"),
         *extra_pointers(problem), ("y", "float32"),
     ]  # fmt: skip
-    return prim_func(name, target.lanes, pointers, (), body)
+    return prim_func(name, target.lanes, pointers, run_time_sizes(problem), body)

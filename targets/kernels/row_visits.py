@@ -20,7 +20,7 @@ row sorting (Gale et al. 2020).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -187,7 +187,12 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
         ("runs", "int32"), ("cells", "int32"), ("tails", "int32"), *extra_pointers(problem), ("y", "float32"),
     ]  # fmt: skip
     writer = _Writer(problem, Shape.of(config), config["chunks"])
-    return prim_func(name, target.lanes, pointers, (), writer.body)
+    return prim_func(name, target.lanes, pointers, run_time_sizes(problem), writer.body)
+
+
+def run_time_sizes(problem: Problem) -> tuple[str, ...]:
+    """The size parameters of a panel kernel: the tokens, when they are not known beforehand."""
+    return ("tokens",) if problem.columns is None else ()
 
 
 @dataclass(slots=True)
@@ -199,20 +204,36 @@ class _Writer:
     chunks: int
 
     def body(self, k: Kernel) -> None:
+        from tvm.script.ir_builder import tirx as T
+
         registers = k.registers(self.shape.group * self.shape.vectors)
-        blocks = -(-self.problem.inner // self.shape.block)
         with k.tiles() as tile:
             panel, chunk = k.bind(tile // self.chunks), k.bind(tile % self.chunks)
             x = k.bind(panel * (self.problem.inner * self.problem.panel))
             y = k.bind(panel * (self.problem.rows * self.problem.panel))
-            step = self.shape.block * self.problem.panel
-            for low, high in ((0, 1), (1, blocks - 1), (max(blocks - 1, 1), blocks)):
-                if low < high:
-                    with k.loop(low, high) as block:
-                        self.cell(k, registers, x + block * step, y, chunk, block, low == 0, high == blocks)
+            if self.problem.columns is not None or self.shape.vectors == 1:
+                self.blocks(k, registers, x, y, chunk, self.problem.panel)
+                return
+            # a last panel of few tokens, or a single token, computes one vector of them
+            with T.If(k.sizes["tokens"] - panel * self.problem.panel <= k.lanes):
+                with T.Then():
+                    narrow = replace(self, shape=replace(self.shape, vectors=1))
+                    narrow.blocks(k, registers, x, y, chunk, k.lanes)
+                with T.Else():
+                    self.blocks(k, registers, x, y, chunk, self.problem.panel)
+
+    def blocks(self, k: Kernel, registers: Any, x: Any, y: Any, chunk: Any, width: int) -> None:
+        """All K-blocks of one chunk for ``width`` columns; the first clears y, the last finishes it."""
+        count = -(-self.problem.inner // self.shape.block)
+        step = self.shape.block * self.problem.panel
+        for low, high in ((0, 1), (1, count - 1), (max(count - 1, 1), count)):
+            if low < high:
+                with k.loop(low, high) as block:
+                    state = (width, low == 0, high == count)
+                    self.cell(k, registers, k.bind(x + block * step), y, chunk, block, state)
 
     def cell(
-        self, k: Kernel, registers: Any, x: Any, y: Any, chunk: Any, block: Any, first: bool, last: bool
+        self, k: Kernel, registers: Any, x: Any, y: Any, chunk: Any, block: Any, state: tuple[int, bool, bool]
     ) -> None:
         blocks = -(-self.problem.inner // self.shape.block)
         cell = k.bind(chunk * blocks + block)
@@ -224,7 +245,7 @@ class _Writer:
             with k.loop(visits) as visit:
                 group = (group0 + visit) * self.shape.group
                 rows = [k.bind(k.cast64(k["rows"][group + r])) for r in range(self.shape.group)]
-                self.visit(k, registers, x, y, rows, k.bind(step0 + visit * steps), steps, first, last)
+                self.visit(k, registers, x, y, rows, k.bind(step0 + visit * steps), steps, state)
         left = self.problem.rows % self.shape.group
         if left:
             with k.when(chunk == self.chunks - 1):
@@ -232,14 +253,14 @@ class _Writer:
                 rows = [k.bind(k.cast64(0) + base + r * self.problem.panel) for r in range(left)]
                 step0 = k.bind(k.cast64(k["tails"][block * 2]))
                 steps = k.bind(k.cast64(k["tails"][block * 2 + 1]))
-                self.visit(k, registers, x, y, rows, step0, steps, first, last)
+                self.visit(k, registers, x, y, rows, step0, steps, state)
 
     def visit(
         self, k: Kernel, registers: Any, x: Any, y: Any, rows: list[Any], step0: Any, steps: Any,
-        first: bool, last: bool,
+        state: tuple[int, bool, bool],
     ) -> None:  # fmt: skip
-        wide = self.shape.vectors
-        for part in range(self.problem.panel // (wide * k.lanes)):
+        (width, first, last), wide = state, self.shape.vectors
+        for part in range(width // (wide * k.lanes)):
             at = [(r, v, (part * wide + v) * k.lanes) for r in range(len(rows)) for v in range(wide)]
             for r, v, lane in at:
                 start = k.splat(0.0) if first else k.vector(k["y"], y + rows[r] + lane)

@@ -3,9 +3,9 @@
  * Runs generated kernels on the cases in cases.bin and writes their outputs to stdout.
  *
  * `kernels` and `kernel_count` come from a generated file.  cases.bin holds, per case, int64
- * numbers: kernel, floats of scratch, inputs, calls; floats of output, guard words included, and
- * of the guard on either side; then first and last tile of each call, the bytes of each input,
- * and the inputs themselves.  Every buffer ends against a page that cannot be read or written,
+ * numbers: kernel, floats of scratch, inputs, numbers, calls, floats of output (guard words
+ * included) and of the guard on either side; then the numbers the kernel takes, first and last
+ * tile of each call, the bytes of each input, and the inputs themselves.  Every buffer ends against a page that cannot be read or written,
  * to the cache line.
  */
 #include <fcntl.h>
@@ -20,7 +20,7 @@
 extern const kernel_function kernels[];
 extern const int64_t kernel_count;
 
-enum { PAGE = 4096, LINE = 64, MOST_INPUTS = 24, MOST_CALLS = 8, HEADER = 6 };
+enum { PAGE = 4096, LINE = 64, MOST_INPUTS = 24, MOST_NUMBERS = 8, MOST_CALLS = 8, HEADER = 7 };
 static const float GUARD = -12345.5f;
 
 typedef struct {
@@ -57,47 +57,65 @@ static float *poisoned_output(Fenced f, int64_t floats, int64_t guard) {
     return y + guard;
 }
 
-static int32_t call(kernel_function kernel, int64_t scratch_floats, Fenced *buffers, int64_t count,
-                    float *y, const int64_t *tiles) {
-    Fenced scratch = fenced((size_t)scratch_floats * 4);
+typedef struct {
+    kernel_function kernel;
+    int64_t scratch_floats, input_count, number_count;
+    Fenced inputs[MOST_INPUTS];
+    int64_t numbers[MOST_NUMBERS];
+    float *y;
+} Call;
+
+static TVMFFIAny pointer(void *p) { return (TVMFFIAny){.type_index = TYPE_OPAQUE_POINTER, .v_ptr = p}; }
+
+static TVMFFIAny integer(int64_t n) { return (TVMFFIAny){.type_index = TYPE_INT, .v_int64 = n}; }
+
+static int32_t call(const Call *c, const int64_t *tiles) {
+    Fenced scratch = fenced((size_t)c->scratch_floats * 4);
+    int64_t floats = c->scratch_floats;
     DLTensor tensor = {.data = scratch.start, .device = {DEVICE_CPU, 0}, .ndim = 1,
-                       .dtype = {DTYPE_FLOAT, 32, 1}, .shape = &scratch_floats};
-    TVMFFIAny arguments[MOST_INPUTS + 4] = {{.type_index = TYPE_TENSOR, .v_ptr = &tensor}};
+                       .dtype = {DTYPE_FLOAT, 32, 1}, .shape = &floats};
+    TVMFFIAny arguments[MOST_INPUTS + MOST_NUMBERS + 4] = {{.type_index = TYPE_TENSOR, .v_ptr = &tensor}};
     int32_t n = 1;
-    for (int64_t i = 0; i < count; i++)
-        arguments[n++] = (TVMFFIAny){.type_index = TYPE_OPAQUE_POINTER, .v_ptr = buffers[i].start};
-    arguments[n++] = (TVMFFIAny){.type_index = TYPE_OPAQUE_POINTER, .v_ptr = y};
-    for (int i = 0; i < 2; i++)
-        arguments[n++] = (TVMFFIAny){.type_index = TYPE_INT, .v_int64 = tiles[i]};
+    for (int64_t i = 0; i < c->input_count; i++) arguments[n++] = pointer(c->inputs[i].start);
+    arguments[n++] = pointer(c->y);
+    for (int64_t i = 0; i < c->number_count; i++) arguments[n++] = integer(c->numbers[i]);
+    arguments[n++] = integer(tiles[0]);
+    arguments[n++] = integer(tiles[1]);
     TVMFFIAny result = {0};
-    const int32_t status = kernel(NULL, arguments, n, &result);
+    const int32_t status = c->kernel(NULL, arguments, n, &result);
     release(scratch);
     return status;
 }
 
+/* Copy `count` numbers from the file and return what follows them. */
+static const char *take(int64_t *numbers, int64_t count, int64_t most, const char *at) {
+    if (count < 0 || count > most) fail("too many numbers", -1);
+    memcpy(numbers, at, 8 * (size_t)count);
+    return at + 8 * count;
+}
+
 static const char *run_case(const char *at, int64_t index) {
     int64_t header[HEADER], tiles[2 * MOST_CALLS], bytes[MOST_INPUTS];
-    memcpy(header, at, sizeof header);
-    at += sizeof header;
-    const int64_t kernel = header[0], inputs = header[2], calls = header[3], floats = header[4];
-    if (kernel < 0 || kernel >= kernel_count || inputs > MOST_INPUTS || calls > MOST_CALLS)
-        fail("bad numbers", index);
-    memcpy(tiles, at, 16 * (size_t)calls);
-    at += 16 * calls;
-    memcpy(bytes, at, 8 * (size_t)inputs);
-    at += 8 * inputs;
-    Fenced buffers[MOST_INPUTS + 1];
-    for (int64_t i = 0; i < inputs; i++) {
-        buffers[i] = fenced((size_t)bytes[i]);
-        memcpy(buffers[i].start, at, (size_t)bytes[i]);
+    at = take(header, HEADER, HEADER, at);
+    if (header[0] < 0 || header[0] >= kernel_count) fail("no such kernel", index);
+    Call c = {.kernel = kernels[header[0]], .scratch_floats = header[1], .input_count = header[2],
+              .number_count = header[3]};
+    const int64_t calls = header[4], floats = header[5];
+    at = take(c.numbers, c.number_count, MOST_NUMBERS, at);
+    at = take(tiles, 2 * calls, 2 * MOST_CALLS, at);
+    at = take(bytes, c.input_count, MOST_INPUTS, at);
+    for (int64_t i = 0; i < c.input_count; i++) {
+        c.inputs[i] = fenced((size_t)bytes[i]);
+        memcpy(c.inputs[i].start, at, (size_t)bytes[i]);
         at += bytes[i];
     }
-    buffers[inputs] = fenced((size_t)floats * 4);
-    float *y = poisoned_output(buffers[inputs], floats, header[5]);
+    Fenced output = fenced((size_t)floats * 4);
+    c.y = poisoned_output(output, floats, header[6]);
     for (int64_t i = 0; i < calls; i++)
-        if (call(kernels[kernel], header[1], buffers, inputs, y, tiles + 2 * i)) fail("kernel failed", index);
-    if (fwrite(buffers[inputs].start, 4, (size_t)floats, stdout) != (size_t)floats) fail("cannot write", index);
-    for (int64_t i = 0; i <= inputs; i++) release(buffers[i]);
+        if (call(&c, tiles + 2 * i)) fail("kernel failed", index);
+    if (fwrite(output.start, 4, (size_t)floats, stdout) != (size_t)floats) fail("cannot write", index);
+    release(output);
+    for (int64_t i = 0; i < c.input_count; i++) release(c.inputs[i]);
     return at;
 }
 

@@ -1,0 +1,73 @@
+/* Model.profile: each step's time, outside the GIL. */
+#include "module.h"
+
+static PyObject *step_object(const struct model *model, const struct binding *binding, size_t i, uint64_t time) {
+    struct step_info step = model_step(model, i);
+    PyObject *node = text_of(step.node), *kernel = node ? text_of(step.kernel) : NULL;
+    if (kernel)
+        return Py_BuildValue("(NNKL)", node, kernel, (unsigned long long)time,
+                             (long long)binding_step_tiles(binding, i));
+    Py_XDECREF(node);
+    return NULL;
+}
+
+static PyObject *step_objects(const struct model *model, const struct binding *binding, const uint64_t *times) {
+    size_t count = model_step_count(model);
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (size_t i = 0; list && i < count; i++) {
+        PyObject *step = step_object(model, binding, i, times[i]);
+        if (!step || PyList_SetItem(list, (Py_ssize_t)i, step)) Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyObject *profile_arrays(struct model_object *self, struct session *session, struct binding *binding,
+                                const struct views *inputs, const struct views *outputs, int repeats) {
+    struct failure failure;
+    int status;
+    PyObject *list = NULL;
+    uint64_t *times = PyMem_Calloc(model_step_count(self->model) + 1, sizeof *times);
+    if (!times) return PyErr_NoMemory();
+    Py_BEGIN_ALLOW_THREADS
+    status = session_profile(session, binding, inputs->arrays, outputs->arrays, repeats, times, &failure);
+    Py_END_ALLOW_THREADS
+    if (status) raise_failure(&failure, "");
+    else list = step_objects(self->model, binding, times);
+    PyMem_Free(times);
+    return list;
+}
+
+static PyObject *profile_bound(struct model_object *self, struct session *session, const struct views *inputs,
+                               int repeats) {
+    struct failure failure;
+    struct views outputs;
+    struct binding *binding = session_bind(session, inputs->arrays, &failure);
+    if (!binding) return raise_failure(&failure, "");
+    if (views_open(&outputs, self->model->plan.output_count)) return NULL;
+    PyObject *arrays = new_outputs(self, session, binding, &outputs);
+    PyObject *list = arrays ? profile_arrays(self, session, binding, inputs, &outputs, repeats) : NULL;
+    views_close(&outputs);
+    Py_XDECREF(arrays);
+    return list;
+}
+
+static PyObject *profile_views(struct model_object *self, const struct views *inputs, int repeats) {
+    struct failure failure;
+    struct session *session = session_take(self->model, &failure);
+    if (!session) return raise_failure(&failure, "");
+    PyObject *list = profile_bound(self, session, inputs, repeats);
+    session_give_back(session);
+    return list;
+}
+
+PyObject *model_profile(PyObject *object, PyObject *arguments) {
+    struct model_object *self = (struct model_object *)object;
+    struct views inputs;
+    PyObject *feeds;
+    int repeats;
+    if (!PyArg_ParseTuple(arguments, "O!i:profile", &PyDict_Type, &feeds, &repeats)) return NULL;
+    if (views_open(&inputs, self->model->plan.input_count)) return NULL;
+    PyObject *list = views_add_inputs(&inputs, self, feeds) ? NULL : profile_views(self, &inputs, repeats);
+    views_close(&inputs);
+    return list;
+}

@@ -1,0 +1,262 @@
+"""Whole AVX-512 artifacts, executed: by the C executor without Python, in the emulator.
+
+One boot runs every model on every shape and thread count; onnxruntime says what should come out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import subprocess
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from emulator import emulator
+
+pytest.importorskip("tvm")
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+ort = pytest.importorskip("onnxruntime")
+
+from numpy.typing import NDArray  # noqa: E402
+from torch import nn  # noqa: E402
+
+from sparsec.compiler import artifact  # noqa: E402
+from sparsec.frontends import import_model  # noqa: E402
+from sparsec.runtime.artifact import manifest_of  # noqa: E402
+from sparsec.targets.x86 import AVX512  # noqa: E402
+
+Array = NDArray[Any]
+FOLDER = Path(__file__).parent
+CSRC = FOLDER.parent / "runtime" / "csrc"
+
+REASON = emulator.available()
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(REASON is not None, reason=f"emulated AVX-512 not run: {REASON}"),
+]
+
+
+class Attention(nn.Module):
+    """Self-attention over eight heads with an additive mask."""
+
+    def __init__(self, width: int, heads: int = 8) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Any, mask: Any) -> Any:
+        batch, length, width = x.shape
+        parts = (f(x).view(batch, length, self.heads, -1).transpose(1, 2) for f in (self.q, self.k, self.v))
+        y = nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask)
+        return self.o(y.transpose(1, 2).reshape(batch, length, width))
+
+
+class EncoderLayer(nn.Module):
+    """A post-norm transformer layer with GELU."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attention = Attention(width)
+        self.first, self.second = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+
+    def forward(self, x: Any, mask: Any) -> Any:
+        x = self.norms[0](x + self.attention(x, mask))
+        return self.norms[1](x + self.second(nn.functional.gelu(self.first(x))))
+
+
+class Encoder(nn.Module):
+    """Two layers; ``mask[batch, length]`` is 1 where a token counts."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(width) for _ in range(2))
+
+    def forward(self, x: Any, mask: Any) -> Any:
+        added = ((1 - mask) * -10000.0)[:, None, None, :]
+        for layer in self.layers:
+            x = layer(x, added)
+        return x
+
+
+def unstructured(weight: Any, density: float = 0.1) -> Any:
+    """Keeps the largest weights."""
+    kept = torch.zeros(weight.numel())
+    kept[weight.abs().flatten().argsort(descending=True)[: round(density * weight.numel())]] = 1
+    return weight * kept.view_as(weight)
+
+
+def two_of_four(weight: Any) -> Any:
+    """Keeps the two largest of every four neighbours along the inputs."""
+    groups = weight.view(weight.shape[0], -1, 4)
+    kept = groups.abs().argsort(dim=-1).argsort(dim=-1) >= 2
+    return (groups * kept).view_as(weight)
+
+
+def blocks(weight: Any) -> Any:
+    """Keeps an eighth of the blocks of 16 outputs by one input."""
+    kept = (torch.rand(weight.shape[0] // 16, weight.shape[1]) < 0.125).repeat_interleave(16, dim=0)
+    return weight * kept
+
+
+def linear_stack(*prune: Callable[[Any], Any] | None) -> nn.Module:
+    """256-512-...-256 with GELU, one pruning per linear layer; None leaves it dense."""
+    widths = [256, *[512] * (len(prune) - 1), 256]
+    layers: list[nn.Module] = []
+    for inner, outer, one in zip(widths[:-1], widths[1:], prune, strict=True):
+        layers += [pruned(nn.Linear(inner, outer), one), nn.GELU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def pruned(module: nn.Module, one: Callable[[Any], Any] | None = unstructured) -> nn.Module:
+    """The module with every linear layer's weights pruned in place."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear) and one is not None:
+            layer.weight.data = one(layer.weight.data)
+    return module
+
+
+def layer_norm_mlp() -> nn.Module:
+    """196-256-256-10 with layer norm and ReLU, nine tenths of it zeros."""
+    hidden = (nn.Linear(196, 256), nn.LayerNorm(256), nn.ReLU())
+    return pruned(
+        nn.Sequential(*hidden, nn.Linear(256, 256), nn.LayerNorm(256), nn.ReLU(), nn.Linear(256, 10))
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, the inputs it is compiled for, and kernels that must be among its steps."""
+
+    make: Callable[[], nn.Module]
+    inputs: Mapping[str, tuple[int, ...]]
+    kernels: frozenset[str]
+    threads: int = 1
+    free: bool = False  # the first axis stays a name
+
+
+def _stack(tokens: int, kernels: set[str], threads: int = 1) -> Case:
+    return Case(
+        lambda: linear_stack(two_of_four, blocks, None, unstructured), {"x": (tokens, 256)},
+        frozenset(kernels), threads,
+    )  # fmt: skip
+
+
+CASES: dict[str, Case] = {
+    "mlp, batch 1": Case(layer_norm_mlp, {"x": (1, 196)}, frozenset({"lookup_gemv", "layer_norm"})),
+    "mlp, batch 33": Case(layer_norm_mlp, {"x": (33, 196)}, frozenset({"csr_spmm", "layer_norm"})),
+    "mlp, batch free": Case(layer_norm_mlp, {"x": (7, 196)}, frozenset({"csr_spmm"}), 2, free=True),
+    "encoder": Case(
+        lambda: pruned(Encoder(128)), {"x": (1, 40, 128), "mask": (1, 40)},
+        frozenset({"attention", "layer_norm", "csr_spmm"}), 2,
+    ),
+    "stack, 70 tokens": _stack(70, {"nm_spmm", "bsr_spmm", "dense_gemm", "csr_spmm"}, 2),
+    "stack, 1 token": _stack(1, {"dense_gemv", "lookup_gemv"}),
+}  # fmt: skip
+
+
+def _export(case: Case, path: Path) -> None:
+    torch.manual_seed(5)
+    module = case.make().eval()
+    given = tuple(torch.zeros(*shape) for shape in case.inputs.values())
+    free = tuple({0: torch.export.Dim("batch")} for _ in given) if case.free else None
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, given, path, dynamo=True, opset_version=18, external_data=False, verbose=False,
+            input_names=list(case.inputs), output_names=["y"], dynamic_shapes=free,
+        )  # fmt: skip
+
+
+def _feeds(case: Case) -> dict[str, Array]:
+    rng = np.random.default_rng(3)
+    feeds = {n: rng.standard_normal(shape).astype(np.float32) for n, shape in case.inputs.items()}
+    if "mask" in feeds:
+        feeds["mask"] = (rng.random(feeds["mask"].shape) < 0.7).astype(np.float32)
+    return feeds
+
+
+def _record(index: int, case: Case, feeds: Mapping[str, Array]) -> bytes:
+    """A case as artifact.c reads it."""
+    parts = [np.array([index, case.threads], np.int64).tobytes()]
+    for array in feeds.values():
+        parts += [np.array(array.shape, np.int64).tobytes(), array.tobytes()]
+    return b"".join(parts)
+
+
+def _program(folder: Path) -> tuple[Path, dict[str, Path]]:
+    """The executor without Python, and the shared libraries it needs, by their own paths."""
+    sources = [p for p in sorted(CSRC.glob("*.c")) if p.name != "shim.c" and not p.name.startswith("python_")]
+    program = folder / "program"
+    command = ["gcc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program)]
+    # the models' code needs libm; loaded with the program it is found where nothing is configured
+    libraries = ["-Wl,--no-as-needed", "-lm", "-ldl", "-pthread"]
+    subprocess.run([*command, str(FOLDER / "emulator" / "artifact.c"), *map(str, sources), *libraries], check=True)
+    listed = subprocess.run(["ldd", str(program)], check=True, capture_output=True, text=True).stdout
+    paths = [Path(word) for word in listed.split() if word.startswith("/")]
+    return program, {str(p).lstrip("/"): p for p in paths}
+
+
+def _outputs(raw: bytes, ranks: list[int]) -> list[Array]:
+    found = []
+    for rank in ranks:
+        shape = tuple(np.frombuffer(raw, np.int64, rank))
+        raw = raw[8 * rank :]
+        count = int(np.prod(shape))
+        found.append(np.frombuffer(raw, np.float32, count).reshape(shape))
+        raw = raw[4 * count :]
+    assert not raw
+    return found
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out, what should have, and which kernels ran."""
+
+    given: Array
+    expected: Array
+    kernels: frozenset[str]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+    """All cases, from one boot."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    files: dict[str, Path | bytes] = {}
+    records, expected, kernels = b"", [], []
+    for index, case in enumerate(CASES.values()):
+        path = folder / f"{index}.onnx"
+        _export(case, path)
+        data = artifact(import_model(path, None), AVX512)
+        feeds = _feeds(case)
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        expected.append(session.run(None, feeds)[0])
+        kernels.append(_kernels(data))
+        files[f"model{index}.sparsec"] = data
+        records += _record(index, case, feeds)
+    program, libraries = _program(folder)
+    raw = emulator.run(program, {**files, **libraries, "cases.bin": records})
+    given = _outputs(raw, [y.ndim for y in expected])
+    return dict(zip(CASES, map(Result, given, expected, kernels), strict=True))
+
+
+def _kernels(data: bytes) -> frozenset[str]:
+    steps = manifest_of(data)["report"]["steps"]
+    return frozenset(step["kernel"].rpartition("_")[0] for step in steps)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_avx512_artifact_agrees_with_onnxruntime(name: str, results: dict[str, Result]) -> None:
+    result = results[name]
+    assert CASES[name].kernels <= result.kernels
+    assert result.given.shape == result.expected.shape
+    scale = np.abs(result.expected).max()
+    np.testing.assert_allclose(result.given, result.expected, rtol=0, atol=1e-4 * scale)
