@@ -47,7 +47,7 @@ def check(program: sparsec.Program, reference: onnxruntime.InferenceSession) -> 
     theirs = reference.run(None, {"pixels": pixels})[0]
     accuracy, expected = (float((scores.argmax(axis=1) == labels).mean()) for scores in (ours, theirs))
     difference = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-    if accuracy < ACCURACY or difference > 1e-4:
+    if accuracy < ACCURACY or not difference <= 1e-4:
         raise SystemExit(f"wrong results: accuracy {accuracy:.2%}, difference {difference:.1e}")
     return (
         f"{len(labels)} images held out: accuracy {accuracy:.2%}, onnxruntime {expected:.2%}; "

@@ -17,7 +17,6 @@ from sparsec.errors import ConfigError, ModelError, SparsecError
 if TYPE_CHECKING:
     import numpy as np
 
-    from sparsec.measure import Timing
     from sparsec.runtime import Program
 
 app = typer.Typer(
@@ -137,6 +136,7 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Time a model, in turns with onnxruntime where that is installed."""
+    from sparsec import bench as beside
     from sparsec.measure import interleaved, pin_to_one_core
 
     count = settings().threads if threads is None else threads
@@ -145,15 +145,15 @@ def bench(
     if count == 1:
         pin_to_one_core()  # before onnxruntime starts threads of its own
     calls: dict[str, Callable[[], list[Any]]] = {"sparsec": lambda: program.run(None, feeds)}
-    session = _onnxruntime(model, count)
+    session = beside.onnxruntime_session(model, count)
     if session is not None:
         calls["onnxruntime"] = lambda: list(session.run(None, feeds))
-    difference = _difference(*(call() for call in calls.values())) if session is not None else None
+    apart = beside.difference(*(call() for call in calls.values())) if session is not None else None
     timings = interleaved(calls, rounds, pause=0.002 if count == 1 else 0.06)
     if as_json:
-        _print_json(_timings_as_json(timings, difference, count, rounds))
+        _print_json(beside.as_json(timings, apart, count, rounds))
     elif not quiet:
-        _print_timings(timings, difference, count)
+        beside.show(timings, apart, count)
 
 
 def _compile_to(path: Path, model: Path, shape: list[str] | None, target: str) -> dict[str, Any]:
@@ -254,31 +254,6 @@ def _feeds(program: Program, path: Path | None, size: list[str] | None, quiet: b
     return made_up
 
 
-def _onnxruntime(model: Path, threads: int) -> Any:
-    """A session on the same file, or None where there is no onnxruntime or no ONNX file."""
-    if model.suffix == ".sparsec":
-        return None
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def _difference(ours: list[Any], theirs: list[Any]) -> float:
-    """The largest difference of any output, as a share of that output's largest number."""
-    import numpy as np
-
-    found = 0.0
-    for a, b in zip(ours, theirs, strict=True):
-        scale = float(np.abs(b).max(initial=0)) or 1.0
-        found = max(found, float(np.abs(np.subtract(a, b, dtype=np.float64)).max(initial=0)) / scale)
-    return found
-
-
 def _described(name: str, array: np.ndarray[Any, Any]) -> dict[str, Any]:
     about: dict[str, Any] = {"name": name, "dtype": str(array.dtype), "shape": list(array.shape)}
     if array.size:
@@ -291,29 +266,6 @@ def _line(about: Mapping[str, Any]) -> str:
     if "mean" in about:
         text += f"  min {about['min']:.6g}  mean {about['mean']:.6g}  max {about['max']:.6g}"
     return text
-
-
-def _timings_as_json(
-    timings: Mapping[str, Timing], difference: float | None, threads: int, rounds: int
-) -> dict[str, Any]:
-    engines = {
-        name: {"median_us": t.median * 1e6, "q1_us": t.low * 1e6, "q3_us": t.high * 1e6}
-        for name, t in timings.items()
-    }
-    return {"threads": threads, "rounds": rounds, "engines": engines, "difference": difference}
-
-
-def _print_timings(timings: Mapping[str, Timing], difference: float | None, threads: int) -> None:
-    from sparsec.measure import spelled
-
-    for name, t in timings.items():
-        print(f"{name:<12} {spelled(t.median):>9}  (quartiles {spelled(t.low)} to {spelled(t.high)})")
-    if "onnxruntime" in timings and difference is not None:
-        ratio = timings["onnxruntime"].median / timings["sparsec"].median
-        print(f"{ratio:.2f}x onnxruntime's speed on {threads} thread{'s' if threads > 1 else ''}; "
-              f"outputs differ by {difference:.1e} of their scale")  # fmt: skip
-    else:
-        print("not compared: that takes an .onnx file and onnxruntime installed")
 
 
 def _print_json(value: Any) -> None:

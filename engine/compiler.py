@@ -68,7 +68,8 @@ def artifact(graph: Graph, target: Target) -> bytes:
     """The bytes of a ``.sparsec`` file; same graph and target, same bytes."""
     finished = pipeline.run(graph, target, PASSES)
     planned = plan_program(finished, target)
-    manifest = {"target": target.name, "features": list(target.features), "report": report_of(finished, planned)}
+    report = report_of(finished, planned)
+    manifest = {"target": target.name, "features": list(target.features), "report": report}
     return to_bytes(planned.plan, planned.code, planned.weights, manifest)
 
 

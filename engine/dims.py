@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 Monomial: TypeAlias = tuple[str, ...]
 
@@ -48,7 +48,7 @@ class Dim:
         return " + ".join(_monomial_text(names, factor) for names, factor in self.terms)
 
 
-Size: TypeAlias = Union[int, Dim]
+Size: TypeAlias = int | Dim
 
 
 def symbol(name: str) -> Dim:

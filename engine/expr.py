@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 #: function name -> number of operands; the whole vocabulary of elementwise code.
 FUNCTIONS: Mapping[str, int] = {
@@ -53,7 +53,7 @@ class Call:
         return Call, (self.function, self.operands)  # string hashes differ between processes
 
 
-Expr: TypeAlias = Union[Arg, Scalar, Call]
+Expr: TypeAlias = Arg | Scalar | Call
 
 
 def call(function: str, *operands: Expr) -> Call:

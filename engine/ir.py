@@ -32,7 +32,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sparsec.dims import Dim, Size, product
 from sparsec.errors import IRError
@@ -189,10 +189,10 @@ class ItemAttrs:
     index: int
 
 
-Attrs: TypeAlias = Union[
-    None, ConstAttrs, MatmulAttrs, AttentionAttrs, ElementwiseAttrs, LayerNormAttrs, SoftmaxAttrs,
-    ReduceAttrs, TransposeAttrs, TirAttrs, ItemAttrs,
-]  # fmt: skip
+Attrs: TypeAlias = (
+    ConstAttrs | MatmulAttrs | AttentionAttrs | ElementwiseAttrs | LayerNormAttrs | SoftmaxAttrs
+    | ReduceAttrs | TransposeAttrs | TirAttrs | ItemAttrs | None
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,8 +119,8 @@ class _Planner:
             elif _is_empty(n):
                 self.values.update({v: _Value(t, BufferKind.TEMPORARY) for v, t in self._written(n)})
         for index, (n, call) in enumerate(self.calls):
-            for name, kind in self._written(n):
-                self.values[name] = _Value(kind, BufferKind.TEMPORARY, index, index)
+            for name, made in self._written(n):
+                self.values[name] = _Value(made, BufferKind.TEMPORARY, index, index)
             for name in call.reads:
                 value = self.values.get(self.root.get(name, name))
                 if value is not None:

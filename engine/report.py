@@ -26,8 +26,10 @@ def _layer(graph: Graph, nodes: dict[str, Node], n: Node) -> dict[str, Any]:
     w = nodes[n.args[1]]
     pattern = cast(ConstAttrs, w.attrs).pattern
     inner, rows = w.type.shape
+    tokens = n.type.tokens
     return {
         "node": n.name, "origin": n.origin, "kind": "linear", "weight": w.name, "shape": [rows, inner],
+        "tokens": tokens if isinstance(tokens, int) else str(tokens),
         "found": pattern.describe() if pattern else "", "sparsity": _rounded(pattern),
         "format": choice.format, "kernel": choice.kernel, "config": dict(choice.config),
         "reason": choice.reason, "bytes": _packed_bytes(graph, choice),
@@ -59,7 +61,7 @@ def _carried(nodes: dict[str, Node], n: Node) -> list[dict[str, Any]]:
                 "node": n.name, "origin": n.origin, "kind": kind, "weight": arg, "shape": list(array.shape),
                 "found": attrs.pattern.describe(), "sparsity": _rounded(attrs.pattern), "format": "dense",
                 "kernel": source, "config": {},
-                "reason": f"dense: {source.removeprefix('relax.')} has no sparse kernel yet, its zeros are computed",
+                "reason": f"dense: {source.removeprefix('relax.')} has no sparse kernel yet",
                 "bytes": nbytes, "dense_bytes": nbytes, "candidates": [],
             })  # fmt: skip
     return found

@@ -48,7 +48,7 @@ def _with_choice(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) 
     ranked = candidates(problem, pattern, target)
     if not ranked:
         raise IRError(f"{n.name} (matmul): no kernel of {target.name} runs {problem}")
-    best, kernel, config = ranked[0]
+    _, kernel, config = ranked[0]
     choice = Choice(
         kernel.name, kernel.format, tuple(sorted(config.items())), (), (1, None),
         _reason(pattern, [c for c, _, _ in ranked], problem), tuple(c for c, _, _ in ranked),
@@ -72,7 +72,8 @@ def candidates(
         # without a number of columns the figure is for one panel
         micro = cycles / target.gigahertz / 1e3
         size = kernel.nbytes(problem, pattern, config, target)
-        found.append((micro, order, Candidate(kernel.name, kernel.format, round(micro, 2), size), kernel, config))
+        candidate = Candidate(kernel.name, kernel.format, round(micro, 2), size)
+        found.append((micro, order, candidate, kernel, config))
     found.sort(key=lambda f: f[:2])
     return [(c, kernel, config) for _, _, c, kernel, config in found]
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sparsec.runtime.program import PortInfo, Prepared, Program
+from sparsec.runtime.program import PortInfo, Prepared, Program, StepTime
 
-__all__ = ["PortInfo", "Prepared", "Program"]
+__all__ = ["PortInfo", "Prepared", "Program", "StepTime"]

@@ -17,10 +17,11 @@ from sparsec.errors import ArtifactError, ConfigError, InputError
 from sparsec.runtime import _executor
 from sparsec.runtime._executor import Prepared
 from sparsec.runtime.files import replacing
+from sparsec.runtime.profile import StepTime, Watched
 
 Array: TypeAlias = NDArray[Any]
 
-__all__ = ["PortInfo", "Prepared", "Program"]
+__all__ = ["PortInfo", "Prepared", "Program", "StepTime"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Program:
     Python threads at once; the results do not depend on the number of threads, to the bit.
     """
 
-    __slots__ = ("_inputs", "_model", "_names", "_outputs", "_report")
+    __slots__ = ("_inputs", "_model", "_names", "_outputs", "_report", "_runner")
 
     def __init__(self, model: _executor.Model, threads: int | None = None) -> None:
         """Wrap a loaded model; use :meth:`load` or :meth:`from_bytes`."""
@@ -70,7 +71,10 @@ class Program:
         self._outputs = tuple(PortInfo(*port) for port in model.outputs)
         self._names = tuple(port.name for port in self._inputs)
         self._report: dict[str, Any] | None = None
-        self.threads = settings().threads if threads is None else threads
+        chosen = settings()
+        self.threads = chosen.threads if threads is None else threads
+        # what runs is decided here, so that watching costs nothing when it is off
+        self._runner: _executor.Model | Watched = Watched(model, self.report) if chosen.debug >= 3 else model
 
     @classmethod
     def load(
@@ -173,7 +177,7 @@ class Program:
             InputError: a name, shape or dtype that does not fit; the text says what would.
             SparsecError: a kernel failed.
         """
-        outputs = self._model.run(None, self._feeds(args, kwargs))
+        outputs = self._runner.run(None, self._feeds(args, kwargs))
         torch = sys.modules.get("torch")
         if torch is not None and any(isinstance(x, torch.Tensor) for x in (*args, *kwargs.values())):
             outputs = [torch.from_numpy(y) for y in outputs]
@@ -192,7 +196,7 @@ class Program:
         Raises:
             InputError: as for a call.
         """
-        return self._model.run(output_names, feeds if type(feeds) is dict else dict(feeds))
+        return self._runner.run(output_names, feeds if type(feeds) is dict else dict(feeds))
 
     def prepare(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> Prepared:
         """Bind arrays once for many runs.
@@ -215,6 +219,24 @@ class Program:
             InputError: as for a call; also for outputs of wrong shape or dtype.
         """
         return self._model.prepare(dict(inputs), {n: _to_output(n, y) for n, y in (outputs or {}).items()})
+
+    def profile(self, *args: Any, repeats: int = 10, **kwargs: Any) -> list[StepTime]:
+        """Time each step of a run: the median over ``repeats`` runs, after one that is not timed.
+
+        Args:
+            args, kwargs: arrays as for a call, or one mapping of all of them by name.
+            repeats: how many runs are timed.
+
+        Returns:
+            The steps in the order they run.  Times are those of the program's threads working
+            together; moving arrays in and out is not part of them.
+
+        Raises:
+            InputError: as for a call; also for fewer than one repeat.
+        """
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            args, kwargs = (), {**args[0], **kwargs}
+        return [StepTime(*step) for step in self._model.profile(self._feeds(args, kwargs), repeats)]
 
     def _feeds(self, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
         if len(args) > len(self._inputs):

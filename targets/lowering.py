@@ -100,7 +100,13 @@ def _call(
     name = f"{stem}_{hashlib.sha256(described.encode()).hexdigest()[:12]}"
     micro = cycles / target.gigahertz / 1e3
     return Call(
-        name, lambda: kernel_object(described, lambda: emit(name), target), reads, numbers, tiles, scratch, micro
+        name,
+        lambda: kernel_object(described, lambda: emit(name), target),
+        reads,
+        numbers,
+        tiles,
+        scratch,
+        micro,
     )
 
 
@@ -132,7 +138,15 @@ def _layer(n: Node, context: Context, choice: Choice) -> Call:
     # the columns are a run-time matter on panels: one kernel serves them all
     columns = problem.columns is None if problem.panel else problem.columns
     numbers = (sizes.of(n.type.tokens),) if problem.columns is None else ()
-    key = (problem.rows, problem.inner, columns, problem.panel, problem.epilogue, problem.extras, choice.config)
+    key = (
+        problem.rows,
+        problem.inner,
+        columns,
+        problem.panel,
+        problem.epilogue,
+        problem.extras,
+        choice.config,
+    )
     return _call(
         context, kernel.name, key, lambda name: kernel.emit(problem, packing, context.target, name),
         reads, numbers, tiles, sizes.of(4 * floats), cycles,
@@ -336,8 +350,8 @@ def _operator(n: Node, context: Context, attrs: TirAttrs, reads: tuple[str, ...]
     sizes = context.sizes
     work = sum(_known(context.type(a).elements, 4096) for a in n.args) * 10.0
     return Call(
-        attrs.name, lambda: operator_object(attrs.module, context.target), reads, (), sizes.of(1), sizes.of(64),
-        work / context.target.gigahertz / 1e3, tensors=True,
+        attrs.name, lambda: operator_object(attrs.module, context.target), reads, (), sizes.of(1),
+        sizes.of(64), work / context.target.gigahertz / 1e3, tensors=True,
     )  # fmt: skip
 
 

@@ -69,7 +69,9 @@ def elementwise(expr: Expr, types: Sequence[Type], result: Type) -> TirAttrs:
         done: dict[Expr, Any] = {}
         for e in walk(expr):
             if isinstance(e, Arg):
-                done[e] = _cast(_broadcast(data[e.index], types[e.index], result, index), types[e.index].dtype, working)
+                done[e] = _cast(
+                    _broadcast(data[e.index], types[e.index], result, index), types[e.index].dtype, working
+                )
             elif isinstance(e, Scalar):
                 done[e] = _literal(e.value, working)
             else:

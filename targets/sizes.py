@@ -24,7 +24,9 @@ class Sizes:
         for names, factor in size.terms:
             term = self.of(factor)
             for name in names:
-                term = self.multiply(term, self._symbol(name)) if self._is_not(term, 1) else self._symbol(name)
+                term = (
+                    self.multiply(term, self._symbol(name)) if self._is_not(term, 1) else self._symbol(name)
+                )
             total = term if total is None else self._add(Expression(Operator.ADD, total, term))
         return self.of(0) if total is None else total
 

@@ -102,9 +102,7 @@ class Kernel(Protocol):
     def space(self, problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str, int], ...]:
         """Configurations worth trying; the first is the default."""
 
-    def predict(
-        self, problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target
-    ) -> float:
+    def predict(self, problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
         """Predicted cycles of one run on one core."""
 
     def pack(

@@ -62,8 +62,8 @@ def native() -> Target:
     missing = [f for f in _V3 if f not in features]
     if platform.machine() not in ("x86_64", "AMD64") or missing:
         raise ConfigError(
-            f"this machine ({platform.machine()}) lacks {', '.join(missing) or 'x86-64'}: sparsec needs AVX2; "
-            "compile for another machine with target='x86-64-v3'"
+            f"this machine ({platform.machine()}) lacks {', '.join(missing) or 'x86-64'}: "
+            "sparsec needs AVX2; compile for another machine with target='x86-64-v3'"
         )
     base = AVX512 if all(f in features for f in _V4) else AVX2
     used = tuple(f for f in _KNOWN if f in features and (base is AVX512 or not f.startswith("avx512")))

@@ -32,6 +32,12 @@ PASSES: tuple[Pass, ...] = (
 
 TARGET = AVX2
 
+#: What has to run before a pass that works on laid out layers.
+BEFORE: Mapping[Pass, tuple[Pass, ...]] = {
+    choose_format: (assign_layouts,),
+    pack: (infer_patterns, assign_layouts, choose_format),
+}
+
 
 class Build:
     """Writes a graph node by node; every method returns the new value's name."""

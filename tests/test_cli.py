@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsec import feeds
+from sparsec.bench import difference
 from sparsec.errors import ConfigError, InputError
 from sparsec.runtime import PortInfo
 
@@ -254,6 +255,13 @@ def test_random_inputs_follow_the_ports() -> None:
     }  # fmt: skip
     with pytest.raises(InputError, match="computed shape"):
         feeds.random([PortInfo("x", "float32", ("2*n + 1",))])
+
+
+def test_differences_are_relative_and_notice_nan() -> None:
+    ones, nan = np.ones((2, 3), np.float32), np.full((2, 3), np.nan, np.float32)
+    assert difference([ones, 4 * ones], [ones, 5 * ones]) == pytest.approx(0.2)
+    assert difference([nan], [ones]) == difference([ones], [nan]) == float("inf")
+    assert difference([np.array([True])], [np.array([True])]) == 0.0
 
 
 def test_outputs_may_have_any_name(tmp_path: Path) -> None:

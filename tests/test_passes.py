@@ -9,7 +9,7 @@ from pathlib import Path
 import corpus
 import numpy as np
 import pytest
-from corpus import CORPUS, PASSES, TARGET, Build, random_graph, random_inputs
+from corpus import BEFORE, CORPUS, PASSES, TARGET, Build, random_graph, random_inputs
 
 from sparsec import expr, pipeline, printer
 from sparsec.errors import IRError
@@ -28,15 +28,19 @@ from sparsec.ir import (
     with_nodes,
 )
 from sparsec.passes.algebra import broadcast, simplify_expr
+from sparsec.passes.assign_layouts import assign_layouts
+from sparsec.passes.choose_format import choose_format
 from sparsec.passes.fuse_attention import fuse_attention
 from sparsec.passes.fuse_elementwise import fuse_elementwise
 from sparsec.passes.infer_patterns import infer_patterns
+from sparsec.passes.pack import pack
 from sparsec.passes.simplify import simplify
 from sparsec.pipeline import Pass
 from sparsec.reference import evaluate
 from sparsec.targets.target import Target
 
 ALL = (simplify, fuse_attention, simplify, fuse_elementwise, simplify, infer_patterns)
+LOWERED = (*ALL, assign_layouts, choose_format, pack)
 
 
 def assert_same_meaning(before: Graph, after: Graph, seed: int = 1) -> None:
@@ -59,21 +63,23 @@ def assert_pass_keeps_its_promises(one: Pass, graph: Graph) -> None:
 @pytest.mark.parametrize("make", CORPUS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("one", PASSES, ids=pipeline.pass_name)
 def test_pass(one: Pass, make: Callable[[], Graph]) -> None:
-    assert_pass_keeps_its_promises(one, make())
-    assert_pass_keeps_its_promises(one, simplify(make(), TARGET))
+    before = BEFORE.get(one, ())
+    assert_pass_keeps_its_promises(one, pipeline.run(make(), TARGET, before))
+    assert_pass_keeps_its_promises(one, pipeline.run(make(), TARGET, (simplify, *before)))
 
 
 @pytest.mark.parametrize("make", CORPUS, ids=lambda f: f.__name__)
 def test_whole_pipeline(make: Callable[[], Graph]) -> None:
     graph = make()
-    assert_same_meaning(graph, pipeline.run(graph, TARGET, ALL))
+    assert_same_meaning(graph, pipeline.run(graph, TARGET, LOWERED))
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_random_graphs(seed: int) -> None:
     graph = random_graph(seed)
     assert_pass_keeps_its_promises(fuse_elementwise, graph)
-    assert_same_meaning(graph, pipeline.run(graph, TARGET, ALL))
+    assert_pass_keeps_its_promises(assign_layouts, graph)
+    assert_same_meaning(graph, pipeline.run(graph, TARGET, LOWERED))
 
 
 def ops(graph: Graph) -> list[str]:

@@ -47,7 +47,9 @@ def emit(shape: Shape, target: Target, name: str) -> Any:
     if shape.mask is not None:
         pointers.append(("mask", "float32"))
     writer = _Writer(shape, target, block, block // target.lanes, 4 if target.registers >= 32 else 2)
-    return prim_func(name, target.lanes, [*pointers, ("y", "float32")], ("queries", "keys", "blocks"), writer.body)
+    return prim_func(
+        name, target.lanes, [*pointers, ("y", "float32")], ("queries", "keys", "blocks"), writer.body
+    )
 
 
 def _address(panel: int, features: int, token: Any, feature: Any) -> Any:
@@ -136,7 +138,9 @@ class _Writer:
                         k.assign(acc, r * self.vectors + v, acc[r * self.vectors + v] + w * qs[v])
             for r in range(height):
                 for v in range(self.vectors):
-                    score = k.bind(acc[r * self.vectors + v] + self.mask(k, batch, queries, keys, first, key + r, v))
+                    score = k.bind(
+                        acc[r * self.vectors + v] + self.mask(k, batch, queries, keys, first, key + r, v)
+                    )
                     k.put(k.scratch, self.scores_at + (key + r) * self.block + v * k.lanes, score)
                     k.assign(top, v, T.max(top[v], score))
 

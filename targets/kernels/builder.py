@@ -123,16 +123,13 @@ def prim_func(
     body: Any,
 ) -> Any:
     """Build the function: ``pointers`` are (name, dtype); ``body(kernel)`` emits the code."""
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name(name)
-            T.func_attr({"global_symbol": name, "tirx.noalias": True})
-            length = tirx.Var("scratch_length", "int64")
-            scratch = T.arg("scratch", T.buffer((length,), "float32"))
-            raw = [(n, d, T.arg(f"{n}_pointer", T.handle(d, "global"))) for n, d in pointers]
-            named = {n: T.arg(n, T.int64()) for n in (*sizes, "tile_begin", "tile_end")}
-            buffers = {
-                n: T.decl_buffer((_UNBOUNDED,), d, data=p, align=_ALIGN[d]) for n, d, p in raw
-            }
-            body(Kernel(lanes, scratch, buffers, named))
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"global_symbol": name, "tirx.noalias": True})
+        length = tirx.Var("scratch_length", "int64")
+        scratch = T.arg("scratch", T.buffer((length,), "float32"))
+        raw = [(n, d, T.arg(f"{n}_pointer", T.handle(d, "global"))) for n, d in pointers]
+        named = {n: T.arg(n, T.int64()) for n in (*sizes, "tile_begin", "tile_end")}
+        buffers = {n: T.decl_buffer((_UNBOUNDED,), d, data=p, align=_ALIGN[d]) for n, d, p in raw}
+        body(Kernel(lanes, scratch, buffers, named))
     return builder.get()

@@ -37,7 +37,9 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     """Cycles: about one nonzero a cycle and column, and the end of every row."""
     columns = problem.columns or 1
     slots = pattern.nonzeros + 0.5 * _WIDE * problem.rows
-    return slots * (0.5 + 0.5 * columns) + problem.rows * (12 + 8 * columns + epilogue_cost(problem) * columns)
+    return slots * (0.5 + 0.5 * columns) + problem.rows * (
+        12 + 8 * columns + epilogue_cost(problem) * columns
+    )
 
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
@@ -57,7 +59,7 @@ def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Targe
     columns = np.zeros(values.size, np.uint16)
     values[at], columns[at] = weight[row, column], column
     chunks = -(-problem.rows // config["chunk"])
-    arrays = {"values": values, "columns": columns, "starts": starts}
+    arrays: dict[str, Any] = {"values": values, "columns": columns, "starts": starts}
     return Packing(arrays, chunks, tuple(sorted({**config, "chunks": chunks}.items())))
 
 

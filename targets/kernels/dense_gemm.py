@@ -139,4 +139,3 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
 
     pointers = [("x", "float32"), ("values", "float32"), *extra_pointers(problem), ("y", "float32")]
     return prim_func(name, target.lanes, pointers, run_time_sizes(problem), body)
-

@@ -94,9 +94,7 @@ def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target
     return int(_slots(problem, pattern, config, target) * target.lanes * 5) + 4 * problem.rows
 
 
-def pack(
-    weight: NDArray[Any], problem: Problem, config: Mapping[str, int], target: Target
-) -> Packing:
+def pack(weight: NDArray[Any], problem: Problem, config: Mapping[str, int], target: Target) -> Packing:
     """Pack ``weight[M, K]``."""
     lanes, slab = target.lanes, target.lanes * config["registers"]
     tall, wide = -(-problem.rows // lanes) * lanes, -(-problem.inner // slab) * slab
@@ -140,12 +138,15 @@ def pack(
 
 def _sorted_groups(groups: NDArray[Any], longest: NDArray[Any]) -> NDArray[Any]:
     kept = groups[longest[groups] > 0]
-    return kept[np.argsort(-longest[kept], kind="stable")]
+    order: NDArray[Any] = kept[np.argsort(-longest[kept], kind="stable")]
+    return order
 
 
 def _rank_in_slab(row: NDArray[Any], slab: NDArray[Any], slabs: int) -> NDArray[Any]:
     key = row.astype(np.int64) * slabs + slab
-    starts = np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1]))) if key.size else np.zeros(0, np.int64)
+    starts = (
+        np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1]))) if key.size else np.zeros(0, np.int64)
+    )
     sizes = np.diff(np.concatenate((starts, [key.size])))
     return np.arange(key.size) - np.repeat(starts, sizes)
 
@@ -209,7 +210,10 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
                     k.put(k.scratch, sums + n * tall + row0 + i * lanes, k.splat(0.0))
             with k.loop(slabs) as s:
                 xs = [
-                    [k.bind(k.vector(k.scratch, n * wide + s * slab + r * lanes)) for r in range(c["registers"])]
+                    [
+                        k.bind(k.vector(k.scratch, n * wide + s * slab + r * lanes))
+                        for r in range(c["registers"])
+                    ]
                     for n in range(columns)
                 ]
                 cell = k.bind(tile * slabs + s)

@@ -31,7 +31,9 @@ def emit(inner: Size, columns: Size, repeat: tuple[bool, bool], target: Target, 
         acc, single = k.registers(ROWS * vectors), k.registers(ROWS, 1)
         bands = k.bind((rows + (ROWS - 1)) // ROWS)
 
-        def product(a0: Any, b0: Any, y0: Any, start: Any, height: int, many: int, lanes: int, store: Any) -> None:
+        def product(
+            a0: Any, b0: Any, y0: Any, start: Any, height: int, many: int, lanes: int, store: Any
+        ) -> None:
             for i in range(height * many):
                 k.assign(store, i, k.splat(0.0, lanes))
             with k.loop(depth) as d:
@@ -65,4 +67,6 @@ def emit(inner: Size, columns: Size, repeat: tuple[bool, bool], target: Target, 
                 with T.Else(), k.loop(left) as r:
                     band(k.bind(a + r * depth), b, k.bind(y + r * wide), 1)
 
-    return prim_func(name, target.lanes, [(n, "float32") for n in ("a", "b", "y")], ("rows", "inner", "columns"), body)
+    return prim_func(
+        name, target.lanes, [(n, "float32") for n in ("a", "b", "y")], ("rows", "inner", "columns"), body
+    )

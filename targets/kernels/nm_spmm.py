@@ -105,7 +105,17 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     chunks = c["chunks"]
     parts = panel // (vectors * target.lanes)
 
-    def visit(k: Kernel, acc: Any, x: Any, y: Any, band: Any, group0: Any, count: int, height: int, state: tuple[bool, bool]) -> None:
+    def visit(
+        k: Kernel,
+        acc: Any,
+        x: Any,
+        y: Any,
+        band: Any,
+        group0: Any,
+        count: int,
+        height: int,
+        state: tuple[bool, bool],
+    ) -> None:
         first, last = state
         row0 = band * rows
         for part in range(parts):

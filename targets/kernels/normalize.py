@@ -42,7 +42,9 @@ class Lines:
         with self.k.loop(self.axis) as i:
             yield i, self.base + i * self.inner, self.lanes
 
-    def reduce(self, acc: Any, slot: int, start: float, step: Callable[..., Any], join: Callable[..., Any]) -> Any:
+    def reduce(
+        self, acc: Any, slot: int, start: float, step: Callable[..., Any], join: Callable[..., Any]
+    ) -> Any:
         """Fold ``step(total, offset, lanes)`` along the line."""
         k = self.k
         k.assign(acc, slot, k.splat(start, self.lanes))
@@ -66,7 +68,9 @@ class Rows:
         with self.k.loop(self.whole * self.lanes, self.axis) as i:
             yield i, self.base + i, 1
 
-    def reduce(self, acc: Any, slot: int, start: float, step: Callable[..., Any], join: Callable[..., Any]) -> Any:
+    def reduce(
+        self, acc: Any, slot: int, start: float, step: Callable[..., Any], join: Callable[..., Any]
+    ) -> Any:
         """Fold ``step(total, offset, lanes)`` along the row; one number in every lane."""
         from tvm.script.ir_builder import tirx as T
 
@@ -88,9 +92,7 @@ def _spread(k: Kernel, value: Any, lanes: int) -> Any:
     return k.splat(value, lanes) if have == 1 and lanes > 1 else value
 
 
-def _each_line(
-    k: Kernel, axis: Size, inner: Size, work: Callable[[Any], None]
-) -> None:
+def _each_line(k: Kernel, axis: Size, inner: Size, work: Callable[[Any], None]) -> None:
     """Call ``work(lines)`` for every line of this call's tiles, vectors of lines where possible."""
     with k.tiles() as tile:
         if inner == 1:

@@ -46,7 +46,7 @@ class Shape:
     @classmethod
     def of(cls, config: Mapping[str, int]) -> Shape:
         """From a configuration."""
-        return cls(config["group"], config["block"], config["chunk"], config["vectors"], bool(config["shared"]))
+        return cls(**{**{f: config[f] for f in cls.__slots__}, "shared": bool(config["shared"])})
 
 
 def block_of_inner(problem: Problem, target: Target, share: float = 0.75) -> int:
@@ -60,7 +60,8 @@ def chunk_of_rows(problem: Problem, target: Target, group: int) -> int:
     """Rows whose part of Y takes an eighth of L2, rounded to whole groups."""
     most = max(target.l2 // 8 // (problem.panel * 4), 4 * group)
     chunks = -(-problem.rows // most)
-    return -(-(-(-problem.rows // chunks)) // group) * group
+    rows = -(-problem.rows // chunks)
+    return -(-rows // group) * group
 
 
 @dataclass(slots=True)
@@ -139,7 +140,8 @@ def _place(
     row, column = np.nonzero(used)
     inside = slot_of[row] >= 0
     row, column = row[inside], column[inside]
-    rank = np.arange(row.size) - np.concatenate(([0], np.cumsum(np.bincount(row, minlength=used.shape[0]))))[row]
+    before = np.concatenate(([0], np.cumsum(np.bincount(row, minlength=used.shape[0]))))
+    rank = np.arange(row.size) - before[row]
     group, lane = np.divmod(slot_of[row], groups.shape[1])
     step = begin[group] + rank
     offsets = np.zeros((total, groups.shape[1]), np.uint16)
