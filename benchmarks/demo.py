@@ -6,6 +6,7 @@ training lie beside it.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def time_both(reference: onnxruntime.InferenceSession, batch: int) -> str:
 
 
 def main() -> None:
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=100)
     with tempfile.TemporaryDirectory() as folder:
         compiled = Path(folder) / "digits.sparsec"
         sparsec.compile(MODEL, threads=1).save(compiled)

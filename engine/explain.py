@@ -38,7 +38,7 @@ def _table(layers: Iterable[Layer]) -> Table:
     table.add_column("#", justify="right")
     table.add_column("layer", overflow="fold")
     table.add_column("outputs x inputs", no_wrap=True)
-    table.add_column("found", overflow="fold")
+    table.add_column("zeros", justify="right", no_wrap=True)
     table.add_column("chosen", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     for number, layer in enumerate(layers, start=1):
@@ -46,7 +46,7 @@ def _table(layers: Iterable[Layer]) -> Table:
             str(number),
             escape(_name(layer)),
             _shape(layer.get("shape", ())),
-            escape(str(layer.get("found", ""))),
+            f"{100 * float(layer.get('sparsity', 0.0)):.1f} %",
             escape(str(layer.get("kernel", "") or layer.get("format", ""))),
             _size(layer),
         )
@@ -54,13 +54,16 @@ def _table(layers: Iterable[Layer]) -> Table:
 
 
 def _reasons(layers: Iterable[Layer]) -> Text:
-    """Why each choice was made; layers that share a reason share a line."""
+    """What was found and why a choice was made; layers with the same text share a line."""
     shared: dict[str, list[str]] = {}
     for number, layer in enumerate(layers, start=1):
-        if layer.get("reason"):
-            shared.setdefault(str(layer["reason"]), []).append(str(number))
-    lines = [f"{', '.join(numbers)}: {reason}" for reason, numbers in shared.items()]
-    return Text("\n".join(["why", *lines]) if lines else "")
+        shared.setdefault(_reason(layer), []).append(str(number))
+    return Text("\n".join(["why", *(f"{', '.join(of)}: {text}" for text, of in shared.items())]))
+
+
+def _reason(layer: Layer) -> str:
+    found, reason = str(layer.get("found", "")), str(layer.get("reason", ""))
+    return reason if found in reason else f"{reason}; the weight is {found}"
 
 
 def _print_candidates(layer: Layer, console: Console) -> None:

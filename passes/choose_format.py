@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
-from sparsec.dims import Size
 from sparsec.errors import IRError
-from sparsec.expr import Expr
-from sparsec.ir import Candidate, Choice, ConstAttrs, Graph, MatmulAttrs, Node, replace, with_nodes
+from sparsec.ir import Candidate, Choice, ConstAttrs, Graph, Node, replace, with_nodes
 from sparsec.passes.assign_layouts import is_layer
 from sparsec.pattern import Pattern, infer
+from sparsec.targets.problem import problem_of
 from sparsec.targets.target import Kernel, Problem, Target
 
 
@@ -21,24 +20,6 @@ def choose_format(graph: Graph, target: Target) -> Graph:
         return graph
     chosen = [_with_choice(graph, nodes, n, target) if n.name in todo else n for n in graph.nodes]
     return with_nodes(graph, chosen)
-
-
-def problem_of(nodes: dict[str, Node], n: Node) -> Problem:
-    """A layer as its kernel sees it."""
-    inner, rows = cast("tuple[int, int]", nodes[n.args[1]].type.shape)
-    tokens: Size = n.type.tokens
-    extras = tuple(_extra_kind(nodes[a], n, rows) for a in n.args[2:])
-    epilogue: Expr | None = cast(MatmulAttrs, n.attrs).epilogue
-    columns = tokens if isinstance(tokens, int) else None
-    return Problem(rows, inner, columns, n.type.layout.panel, epilogue, extras)
-
-
-def _extra_kind(extra: Node, n: Node, rows: int) -> str:
-    if extra.type.elements == 1:
-        return "one"
-    if extra.type.shape != n.type.shape and extra.type.elements == rows:
-        return "row"
-    return "full"
 
 
 def _with_choice(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) -> Node:
@@ -81,7 +62,7 @@ def candidates(
 def _reason(pattern: Pattern, ranked: list[Candidate], problem: Problem) -> str:
     best = ranked[0]
     dense = next(c for c in ranked if c.format == "dense")
-    where = "" if problem.columns else " a panel"
+    where = "" if problem.columns else f" per {problem.panel} tokens"
     if best.format == "dense":
         other = next((c for c in ranked if c.format != "dense"), None)
         if pattern.nonzeros and pattern.density > 0.9:
@@ -94,6 +75,18 @@ def _reason(pattern: Pattern, ranked: list[Candidate], problem: Problem) -> str:
         )
     gain = dense.microseconds / max(best.microseconds, 1e-3)
     return (
-        f"{best.kernel}: predicted {best.microseconds:.1f} us{where}, {gain:.1f}x dense "
-        f"({dense.microseconds:.1f} us), since the weight is {pattern.describe()}"
+        f"{best.kernel}: predicted {best.microseconds:.1f} us{where}, {gain:.1f}x as fast as dense "
+        f"({dense.microseconds:.1f} us), {_because(pattern, best)}"
     )
+
+
+def _because(pattern: Pattern, best: Candidate) -> str:
+    """What in the weight the kernel lives on."""
+    zeros = f"{100 * pattern.sparsity:.1f} % of the weights are skipped"
+    if best.format == "bsr":
+        return f"{zeros} and the rest comes in blocks that share loads"
+    if best.format == "nm":
+        return f"{zeros} and every row has the same number left"
+    if best.format == "ell":
+        return f"{zeros} and the inputs are looked up in registers"
+    return zeros

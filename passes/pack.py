@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sparsec.ir import Choice, Graph, Node, replace, with_nodes
-from sparsec.passes.choose_format import problem_of
+from sparsec.targets.problem import problem_of
 from sparsec.targets.target import Target
 
 if TYPE_CHECKING:

@@ -79,10 +79,9 @@ def table(steps: Sequence[StepTime], report: Report) -> str:
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [
-        cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-    ]
-    return "  ".join(cells).rstrip()
+    pairs = list(zip(row, widths, strict=True))
+    texts = [cell.ljust(width) for cell, width in pairs[:2]]
+    return "  ".join(texts + [cell.rjust(width) for cell, width in pairs[2:]]).rstrip()
 
 
 def _row(step: StepTime, layer: Mapping[str, Any] | None, total: int) -> tuple[str, ...]:

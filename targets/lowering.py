@@ -31,8 +31,8 @@ from sparsec.ir import (
     Type,
     replace,
 )
-from sparsec.passes.choose_format import problem_of
 from sparsec.targets.build import kernel_object, operator_object
+from sparsec.targets.problem import problem_of
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Kernel, Packing, Target
 

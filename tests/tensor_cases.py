@@ -146,7 +146,8 @@ def elementwise_cases(target: Target) -> list[Case]:
         found.append(Case(
             f"elementwise {target.name} {result} {second} {third}", target,
             ("elementwise", expression, merged, target),
-            partial(elementwise.emit, expression, merged, target), (a, b, c), result, -(-int(size) // divisor), right, 3e-6 + 3e-6 * np.abs(right), merged.axes,
+            partial(elementwise.emit, expression, merged, target), (a, b, c), result,
+            -(-int(size) // divisor), right, 3e-6 + 3e-6 * np.abs(right), merged.axes,
         ))  # fmt: skip
     return found
 

@@ -18,8 +18,9 @@ from tvm.script.ir_builder import tirx as T
 #: buffers are declared without a bound: pointers carry no length, the planner sized them
 _UNBOUNDED = 1 << 40
 
-#: slots for values that must not be recomputed; LLVM drops the unused
-_HELD = 64
+#: slots for values that must not be recomputed, two for each of the 64 functions an expression
+#: may have (``sparsec.passes.algebra.MAX_DISTINCT``); LLVM drops the unused
+_HELD = 128
 
 _ALIGN = {"float32": 4, "int32": 4, "uint16": 2, "uint8": 1, "int64": 8}
 
@@ -65,8 +66,9 @@ class Kernel:
 
     def hold(self, value: Any, lanes: int, slot: int) -> Any:
         """Keep a value in a register under a slot number, so that it is never recomputed."""
-        T.buffer_store(self._held[lanes], value, [slot % _HELD])
-        return self._held[lanes][slot % _HELD]
+        assert slot < _HELD, "a slot used twice would lose the value it holds"
+        T.buffer_store(self._held[lanes], value, [slot])
+        return self._held[lanes][slot]
 
     def bind(self, expression: Any) -> Any:
         """Name an expression, so that it is computed once."""

@@ -165,6 +165,8 @@ EMIT: Mapping[str, Callable[..., Any]] = {
 
 #: functions whose expansion uses its operand many times
 _EXPANDED = frozenset({"exp", "log", "tanh", "sigmoid", "erf"})
+#: functions that are selects: TVM 0.27 fails to bound the product of a named scalar one and a number
+_SELECTS = frozenset({"max", "min", "where", "less", "less_equal", "equal", "sign"})
 
 
 def emit(k: Kernel, expr: Expr, operands: Callable[[int], Any], like: Any) -> Any:
@@ -186,6 +188,9 @@ def emit(k: Kernel, expr: Expr, operands: Callable[[int], Any], like: Any) -> An
                 held = k.hold(inputs[0], lanes_of(like), slot)
                 done[e] = k.hold(EMIT[e.function](held), lanes_of(like), slot + 1)
                 slot += 2
+            elif e.function in _SELECTS and lanes_of(like) == 1:
+                done[e] = k.hold(EMIT[e.function](*inputs), 1, slot)
+                slot += 1
             else:
                 done[e] = _bind(EMIT[e.function](*inputs))
     return done[expr]

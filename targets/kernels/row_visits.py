@@ -46,7 +46,8 @@ class Shape:
     @classmethod
     def of(cls, config: Mapping[str, int]) -> Shape:
         """From a configuration."""
-        return cls(**{**{f: config[f] for f in cls.__slots__}, "shared": bool(config["shared"])})
+        group, block, chunk, vectors = (config[f] for f in ("group", "block", "chunk", "vectors"))
+        return cls(group, block, chunk, vectors, bool(config["shared"]))
 
 
 def block_of_inner(problem: Problem, target: Target, share: float = 0.75) -> int:
