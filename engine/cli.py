@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -132,6 +133,7 @@ def bench(
     target: TargetName = "native",
     threads: Threads = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="turns each engine gets")] = 30,
+    profile: Annotated[bool, typer.Option("--profile", help="also time every step of the program")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -150,10 +152,16 @@ def bench(
         calls["onnxruntime"] = lambda: list(session.run(None, feeds))
     apart = beside.difference(*(call() for call in calls.values())) if session is not None else None
     timings = interleaved(calls, rounds, pause=0.002 if count == 1 else 0.06)
+    steps = program.profile(feeds, repeats=rounds) if profile else []
     if as_json:
-        _print_json(beside.as_json(timings, apart, count, rounds))
+        described = beside.as_json(timings, apart, count, rounds)
+        _print_json(described | ({"steps": [asdict(s) for s in steps]} if profile else {}))
     elif not quiet:
         beside.show(timings, apart, count)
+        if profile:
+            from sparsec.runtime.profile import table
+
+            print(table(steps, program.report))
 
 
 def _compile_to(path: Path, model: Path, shape: list[str] | None, target: str) -> dict[str, Any]:

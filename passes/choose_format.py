@@ -12,6 +12,10 @@ from sparsec.targets.problem import problem_of
 from sparsec.targets.target import Kernel, Problem, Target
 
 
+#: with so few zeros what a sparse kernel could win is less than the error of its prediction
+_NEARLY_DENSE = 0.95
+
+
 def choose_format(graph: Graph, target: Target) -> Graph:
     """Give every layer without one a choice."""
     nodes = graph.node_map()
@@ -43,7 +47,8 @@ def candidates(
     """Every kernel that fits, at its best predicted configuration, fastest first."""
     found = []
     for order, kernel in enumerate(target.kernels):
-        if not kernel.accepts(problem, pattern, target):
+        skips = kernel.format != "dense"
+        if skips and pattern.density > _NEARLY_DENSE or not kernel.accepts(problem, pattern, target):
             continue
         options = [(kernel.predict(problem, pattern, c, target), i, c) for i, c in
                    enumerate(kernel.space(problem, pattern, target))]  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
+import numpy as np
 from numpy.typing import NDArray
 
 Report = Mapping[str, Any]
@@ -48,7 +49,7 @@ class Watched:
     def run(self, names: Sequence[str] | None, feeds: dict[str, Any], /) -> list[NDArray[Any]]:
         """Run once, as the model does."""
         outputs = self._model.run(names, feeds)
-        shapes = tuple((name, tuple(feeds[name].shape)) for name in sorted(feeds))
+        shapes = tuple((name, np.shape(feeds[name])) for name in sorted(feeds))
         if shapes not in self._seen:
             self._seen.add(shapes)
             self._print(", ".join(f"{name} {list(shape)}" for name, shape in shapes), feeds)
@@ -118,8 +119,8 @@ def _operations(layer: Mapping[str, Any]) -> float | None:
     tokens = layer.get("tokens")
     if layer.get("kind") != "linear" or not isinstance(tokens, int):
         return None
-    rows, inner = layer["shape"]
-    return 2.0 * rows * inner * (1.0 - float(layer["sparsity"])) * tokens
+    weights = float(np.prod(layer["shape"]))
+    return 2.0 * weights * (1.0 - float(layer["sparsity"])) * tokens
 
 
 def _dense_microseconds(layer: Mapping[str, Any]) -> float | None:

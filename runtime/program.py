@@ -234,9 +234,9 @@ class Program:
         Raises:
             InputError: as for a call; also for fewer than one repeat.
         """
-        if len(args) == 1 and isinstance(args[0], Mapping):
-            args, kwargs = (), {**args[0], **kwargs}
-        return [StepTime(*step) for step in self._model.profile(self._feeds(args, kwargs), repeats)]
+        named = dict(args[0]) if len(args) == 1 and isinstance(args[0], Mapping) else None
+        feeds = self._feeds(args, kwargs) if named is None else named | kwargs
+        return [StepTime(*step) for step in self._model.profile(feeds, repeats)]
 
     def _feeds(self, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
         if len(args) > len(self._inputs):

@@ -258,7 +258,7 @@ def _elementwise(n: Node, context: Context) -> Call:
     return _call(
         context, "elementwise", (expr, merged),
         lambda name: elementwise.emit(expr, merged, context.target, name),
-        (*n.args, n.name), numbers, tiles, sizes.of(64), _cycles(n.type, context, 12),
+        (*n.args, n.name), numbers, tiles, sizes.of(64), _cycles(n.type, context, 4),
     )  # fmt: skip
 
 
@@ -304,7 +304,7 @@ def _layer_norm(n: Node, context: Context) -> Call:
         context, "layer_norm", (features, inner, epsilon),
         lambda name: normalize.layer_norm(features, inner, epsilon, context.target, name),
         (*n.args, n.name), (sizes.of(features), sizes.of(inner)), tiles, sizes.of(64),
-        _cycles(n.type, context, 6),
+        _cycles(n.type, context, 12),
     )  # fmt: skip
 
 

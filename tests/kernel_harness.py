@@ -157,6 +157,7 @@ def make_case(
         tiles=panels * packing.tiles,
         expected=ending.reference(product, *(e.astype(np.float64) for e in extras)),
         allowed=rounding(x, weight.T),
+        numbers=(tokens,) if panel and told is None else (),
         scratch_floats=scratch(problem, packing, target),
         logical=partial(from_panels, tokens=tokens) if panel else lambda y: y,
         config=dict(packing.config),

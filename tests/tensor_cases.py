@@ -140,6 +140,7 @@ def elementwise_cases(target: Target) -> list[Case]:
     ):  # fmt: skip
         a, b, c = _draw(9, *result), _draw(10, *second), _draw(11, *third)
         merged = elementwise.merge(result, [t.shape for t in (a, b, c)])
+        axes = tuple(int(str(a)) for a in merged.axes)
         size, divisor = elementwise.tile_count(merged)
         z = a.astype(np.float64) * b
         right = 0.5 * z * (1 + special.erf(z / np.sqrt(2))) + c
@@ -147,7 +148,7 @@ def elementwise_cases(target: Target) -> list[Case]:
             f"elementwise {target.name} {result} {second} {third}", target,
             ("elementwise", expression, merged, target),
             partial(elementwise.emit, expression, merged, target), (a, b, c), result,
-            -(-int(size) // divisor), right, 3e-6 + 3e-6 * np.abs(right), merged.axes,
+            -(-int(str(size)) // divisor), right, 3e-6 + 3e-6 * np.abs(right), axes,
         ))  # fmt: skip
     return found
 

@@ -174,8 +174,8 @@ CASES: dict[str, Case] = {
         frozenset({"dense_gemv", "lookup_gemv"}),
     ),
     "nearly all zero, without lookups, 1 token": Case(
-        lambda: linear_stack(*[lambda w: unstructured(w, 0.02)] * 2), {"x": (1, 256)}, frozenset({"csr_gemv"}),
-        2, without=frozenset({"lookup_gemv"}),
+        lambda: linear_stack(*[lambda w: unstructured(w, 0.02)] * 2), {"x": (1, 256)},
+        frozenset({"csr_gemv"}), 2, without=frozenset({"lookup_gemv"}),
     ),
 }  # fmt: skip
 

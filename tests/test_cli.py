@@ -133,6 +133,15 @@ def test_bench_compares_with_onnxruntime(tmp_path: Path) -> None:
     assert "x onnxruntime's speed on 1 thread" in text
 
 
+def test_bench_times_every_step(compiled: Path, tmp_path: Path) -> None:
+    said = json.loads(sparsec("bench", compiled, "--rounds", "2", "--profile", "--json", cwd=tmp_path).stdout)
+    report = json.loads(sparsec("explain", compiled, "--json", cwd=tmp_path).stdout)
+    assert [s["kernel"] for s in said["steps"]] == [s["kernel"] for s in report["steps"]]
+    assert all(s["nanoseconds"] > 0 for s in said["steps"])
+    text = sparsec("bench", compiled, "--rounds", "2", "--profile", cwd=tmp_path).stdout
+    assert "x dense predicted" in text and "total" in text
+
+
 def test_run_and_help_load_no_compiler(compiled: Path, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom sparsec.cli import app\n"

@@ -83,7 +83,9 @@ def panel_cases(kernel: ModuleType) -> list[Case]:
         cases += _cases(kernel, unstructured(1, 1, 1.0), 1, 16, TARGET)
     for epilogue in EPILOGUES:
         cases += _cases(kernel, _weight(kernel, 13, 21), 35, 32, TARGET, epilogue)[:1]
-    return cases
+    weight = _weight(kernel, 13, 50)
+    config = kernel.space(Problem(13, 50, None, 64), infer(weight), SMALL)[0]
+    return cases + [make_case(kernel, weight, n, 64, SMALL, config, columns=None) for n in (1, 64, 80, 81)]
 
 
 def vector_cases(kernel: ModuleType) -> list[Case]:

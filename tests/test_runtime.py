@@ -432,3 +432,22 @@ def test_c_sources_need_no_python(tmp_path: Path) -> None:
     command = ["cc", "-std=c11", f"-I{CSRC}", str(main), *sources, "-o", str(program), "-ldl", "-pthread"]
     subprocess.run(command, check=True)
     assert subprocess.run([str(program), str(tmp_path / "absent")], check=False).returncode == 1
+
+
+def test_the_public_interface_runs_a_model(code: bytes, bias: Any, tmp_path: Path) -> None:
+    """The program of the emulator's tests, here: load, bind and run through sparsec.h alone."""
+    from .runtime_models import CSRC
+
+    sources = [str(p) for p in CSRC.glob("*.c") if p.name != "shim.c" and not p.name.startswith("python_")]
+    main, program = Path(__file__).parent / "emulator" / "artifact.c", tmp_path / "main"
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-ldl", "-pthread"]
+    subprocess.run(["cc", str(main), *sources, "-o", str(program), *flags], check=True)
+    (tmp_path / "model0.sparsec").write_bytes(softmax_model(bias).build(code))
+    x = random_input(50)
+    cases = [np.array([0, threads, *x.shape], np.int64).tobytes() + x.tobytes() for threads in (1, 3)]
+    (tmp_path / "cases.bin").write_bytes(b"".join(cases))
+    output = subprocess.run([str(program)], cwd=tmp_path, capture_output=True, check=True).stdout
+    one, three = output[: len(output) // 2], output[len(output) // 2 :]
+    assert one == three and tuple(np.frombuffer(one[:16], np.int64)) == x.shape
+    y = np.frombuffer(one[16:], np.float32).reshape(x.shape)
+    np.testing.assert_allclose(y, softmax_oracle(x, bias), atol=1e-6)

@@ -96,9 +96,12 @@ static void fill_argument(const struct plan *plan, struct binding *b, size_t ste
     }
 }
 
-/* Waking and joining a thread costs about 20 microseconds: each helper must be worth that. */
-static int32_t worthwhile_helpers(const struct step *step, int64_t tiles) {
-    uint64_t helpers = step->nanoseconds / 20000;
+/* Each helper must be worth its cost: waking one takes about 20 microseconds, handing a job to one
+ * that still spins and moving the data to its cache about 5. */
+enum { WAKING_NANOSECONDS = 20000, JOINING_NANOSECONDS = 5000 };
+
+static int32_t worthwhile_helpers(const struct step *step, int64_t tiles, uint64_t cost) {
+    uint64_t helpers = step->nanoseconds / cost;
     if (step->flags & STEP_SERIAL || tiles < 2) return 0;
     if (helpers > (uint64_t)tiles - 1) helpers = (uint64_t)tiles - 1;
     return helpers < MAXIMUM_THREADS ? (int32_t)helpers : MAXIMUM_THREADS - 1;
@@ -119,7 +122,8 @@ static int fill_call(const struct model *model, struct binding *b, size_t index,
         .scratch_shape = items < 16 ? 16 : items,
         .tiles = tiles,
         .count = (int32_t)step->argument_count,
-        .helpers = worthwhile_helpers(step, tiles),
+        .helpers = worthwhile_helpers(step, tiles, WAKING_NANOSECONDS),
+        .awake_helpers = worthwhile_helpers(step, tiles, JOINING_NANOSECONDS),
     };
     struct call *call = &b->calls[index];
     *call->scratch = (DLTensor){

@@ -108,6 +108,7 @@ struct call {
     int64_t tiles;
     int32_t count;
     int32_t helpers; /* threads that may help the caller, as many as the predicted time pays for */
+    int32_t awake_helpers; /* the same while they are awake */
 };
 
 struct binding {
@@ -142,6 +143,7 @@ struct pool *pool_new(size_t argument_limit, const char *(*last_error)(void));
 void pool_free(struct pool *pool);
 bool pool_take(struct pool *pool);
 void pool_give_back(struct pool *pool);
+bool pool_awake(const struct pool *pool); /* helpers are waiting, and none of them sleeps */
 int pool_run(struct pool *pool, struct worker *caller, const struct call *call, int helpers, struct failure *failure);
 int fail_kernel(struct failure *failure, const char *(*last_error)(void));
 

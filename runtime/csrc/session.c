@@ -181,7 +181,8 @@ int session_step(struct session *session, const struct binding *b, size_t index,
                  struct failure *failure) {
     struct model *model = session->model;
     const struct call *call = &b->calls[index];
-    int helpers = call->helpers < threads - 1 ? call->helpers : threads - 1;
+    int helpers = threads > 1 && pool_awake(model->pool) ? call->awake_helpers : call->helpers;
+    if (helpers > threads - 1) helpers = threads - 1;
     if (call->tiles == 0) return 0;
     int status = helpers > 0 ? pool_run(model->pool, &session->worker, call, helpers, failure)
                              : run_alone(session, call, failure);

@@ -22,8 +22,10 @@ def _group(rows: int) -> int:
 
 
 def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
-    """Token panels, and blocks of at least two rows that zeros really follow."""
+    """Token panels, zeros to skip, and blocks of at least two rows that they really follow."""
     if problem.panel == 0 or problem.panel % target.lanes or problem.rows < 4:
+        return False
+    if pattern.density > 0.9:
         return False
     return any(_group(b.rows) > 1 and b.fill > 0.3 for b in pattern.blocks)
 

@@ -138,6 +138,11 @@ def sigmoid(x: Any) -> Any:
     return _bind(constant(1.0, x) / (constant(1.0, x) + exp(constant(0.0, x) - x)))
 
 
+def _opaque(value: Any) -> Any:
+    # TVM 0.27 fails to bound the product of a select and another number; LLVM's fence costs nothing
+    return _bind(T.call_llvm_pure_intrin(_typed("float32", value), "llvm.arithmetic.fence", value))
+
+
 def _number(condition: Any, like: Any) -> Any:
     return T.Select(condition, constant(1.0, like), constant(0.0, like))
 
@@ -165,7 +170,7 @@ EMIT: Mapping[str, Callable[..., Any]] = {
 
 #: functions whose expansion uses its operand many times
 _EXPANDED = frozenset({"exp", "log", "tanh", "sigmoid", "erf"})
-#: functions that are selects: TVM 0.27 fails to bound the product of a named scalar one and a number
+#: functions that are selects
 _SELECTS = frozenset({"max", "min", "where", "less", "less_equal", "equal", "sign"})
 
 
@@ -188,9 +193,8 @@ def emit(k: Kernel, expr: Expr, operands: Callable[[int], Any], like: Any) -> An
                 held = k.hold(inputs[0], lanes_of(like), slot)
                 done[e] = k.hold(EMIT[e.function](held), lanes_of(like), slot + 1)
                 slot += 2
-            elif e.function in _SELECTS and lanes_of(like) == 1:
-                done[e] = k.hold(EMIT[e.function](*inputs), 1, slot)
-                slot += 1
+            elif e.function in _SELECTS:
+                done[e] = _opaque(EMIT[e.function](*inputs))
             else:
                 done[e] = _bind(EMIT[e.function](*inputs))
     return done[expr]
