@@ -11,7 +11,6 @@ from sparsec.pattern import Pattern, infer
 from sparsec.targets.problem import problem_of
 from sparsec.targets.target import Kernel, Problem, Target
 
-
 #: with so few zeros what a sparse kernel could win is less than the error of its prediction
 _NEARLY_DENSE = 0.95
 
@@ -48,7 +47,7 @@ def candidates(
     found = []
     for order, kernel in enumerate(target.kernels):
         skips = kernel.format != "dense"
-        if skips and pattern.density > _NEARLY_DENSE or not kernel.accepts(problem, pattern, target):
+        if (skips and pattern.density > _NEARLY_DENSE) or not kernel.accepts(problem, pattern, target):
             continue
         options = [(kernel.predict(problem, pattern, c, target), i, c) for i, c in
                    enumerate(kernel.space(problem, pattern, target))]  # fmt: skip

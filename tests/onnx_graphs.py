@@ -83,7 +83,9 @@ class Model:
         made = [o for n in self.nodes for o in n.output if o not in read]
         used = [numpy_helper.from_array(a, k) for k, a in self.weights.items() if k in read]
         taken = [
-            helper.make_tensor_value_info(k, TensorProto.FLOAT, s) for k, s in self.inputs.items() if k in read
+            helper.make_tensor_value_info(k, TensorProto.FLOAT, s)
+            for k, s in self.inputs.items()
+            if k in read
         ]
         outputs = [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in made]
         graph = helper.make_graph(list(self.nodes), "fuzz", taken, outputs, used)
@@ -237,9 +239,13 @@ class _Writer:
         """There and back through a reshape, with a transpose and a function between."""
         x = self.any()
         width = self.widths[x]
-        turned = self.add("Transpose", (x,), width, perm=[*range(len(self.leading) - 1, -1, -1), len(self.leading)])
+        turned = self.add(
+            "Transpose", (x,), width, perm=[*range(len(self.leading) - 1, -1, -1), len(self.leading)]
+        )
         turned = self.add("Relu", (turned,), width)
-        back = self.add("Transpose", (turned,), width, perm=[*range(len(self.leading) - 1, -1, -1), len(self.leading)])
+        back = self.add(
+            "Transpose", (turned,), width, perm=[*range(len(self.leading) - 1, -1, -1), len(self.leading)]
+        )
         del self.widths[self.nodes[-2].output[0]], self.widths[self.nodes[-3].output[0]]
         flat = self.add("Reshape", (back, self.weight([-1, width], np.int64)), width)
         del self.widths[flat]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -38,11 +39,13 @@ def model(
     return made
 
 
-def mlp(batch: Size, widths: Sequence[int] = (64, 96, 48), zeros: float = 0.9, seed: int = 0) -> onnx.ModelProto:
+def mlp(
+    batch: Size, widths: Sequence[int] = (64, 96, 48), zeros: float = 0.9, seed: int = 0
+) -> onnx.ModelProto:
     """Linear layers with biases and ReLU between: ``x`` [batch, widths[0]] to ``y``."""
     rng = np.random.default_rng(seed)
     nodes, weights, value = [], {}, "x"
-    for i, (inner, outer) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (inner, outer) in enumerate(pairwise(widths)):
         weights[f"w{i}"] = pruned(rng, inner, outer, zeros)
         weights[f"b{i}"] = rng.standard_normal(outer).astype(np.float32)
         last = i == len(widths) - 2

@@ -13,17 +13,17 @@ import pytest
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tvm")
 
-import corpus  # noqa: E402
-from onnx import helper  # noqa: E402
-from onnx_models import Array, assert_close, encoder, mlp, model, onnxruntime_run, pruned  # noqa: E402
-from scipy import sparse  # noqa: E402
+import corpus
+from onnx import helper
+from onnx_models import Array, assert_close, encoder, mlp, model, onnxruntime_run, pruned
+from scipy import sparse
 
-import sparsec  # noqa: E402
-from sparsec.compiler import artifact  # noqa: E402
-from sparsec.errors import ArtifactError, ModelError, Unsupported  # noqa: E402
-from sparsec.reference import evaluate  # noqa: E402
-from sparsec.runtime import Program  # noqa: E402
-from sparsec.targets.x86 import AVX2, AVX512, cpu_features  # noqa: E402
+import sparsec
+from sparsec.compiler import artifact
+from sparsec.errors import ArtifactError, ModelError, Unsupported
+from sparsec.reference import evaluate
+from sparsec.runtime import Program
+from sparsec.targets.x86 import AVX2, AVX512, cpu_features
 
 RNG = np.random.default_rng(17)
 
@@ -81,7 +81,9 @@ def test_an_encoder(batch: int, length: int) -> None:
     assert_close(sparsec.compile(encoder("b", "s"), shapes={"x": x.shape})(x), want)
 
 
-@pytest.mark.parametrize("make", [lambda: mlp(128, (256, 512, 128)), lambda: encoder(2, 128)], ids=["mlp", "encoder"])
+@pytest.mark.parametrize(
+    "make", [lambda: mlp(128, (256, 512, 128)), lambda: encoder(2, 128)], ids=["mlp", "encoder"]
+)
 def test_threads_change_no_bit(make: Any) -> None:
     program = sparsec.compile(make(), threads=1)
     x = normal(*(int(s) for s in program.inputs[0].shape))
@@ -210,7 +212,9 @@ def test_analyze_generates_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     compiled = sparsec.compile(mlp(64)).report
     keys = ("node", "origin", "found", "format", "kernel", "reason", "candidates", "dense_bytes")
-    assert [[a[k] for k in keys] for a in found["layers"]] == [[b[k] for k in keys] for b in compiled["layers"]]
+    assert [[a[k] for k in keys] for a in found["layers"]] == [
+        [b[k] for k in keys] for b in compiled["layers"]
+    ]
     assert found["steps"] == []
 
 

@@ -15,10 +15,10 @@ import pytest
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tvm")
 
-from onnx_models import assert_close, encoder, mlp, onnxruntime_run  # noqa: E402
+from onnx_models import assert_close, encoder, mlp, onnxruntime_run
 
-import sparsec  # noqa: E402
-from sparsec.errors import BuildError, ConfigError  # noqa: E402
+import sparsec
+from sparsec.errors import BuildError, ConfigError
 
 COMPILE = """
 import hashlib, sys, sparsec
@@ -91,7 +91,7 @@ def test_a_saved_program_runs_without_the_compiler(cache: Path, tmp_path: Path) 
 
 def test_no_c_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARSEC_CC", "/nonexistent")
-    with pytest.raises(BuildError, match="no C compiler '/nonexistent'.*SPARSEC_CC"):
+    with pytest.raises(BuildError, match=r"no C compiler '/nonexistent'.*SPARSEC_CC"):
         sparsec.compile(mlp(8))
 
 

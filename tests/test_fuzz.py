@@ -41,7 +41,9 @@ def failure(model: Model, target: str, seed: int) -> str:
         program = sparsec.compile(proto, target=target)
         for tokens in model.tokens:
             feeds = model.feeds(seed, tokens)
-            for port, got, want in zip(program.outputs, program.run(None, feeds), wanted(proto, feeds), strict=True):
+            for port, got, want in zip(
+                program.outputs, program.run(None, feeds), wanted(proto, feeds), strict=True
+            ):
                 text = difference(got, want)
                 if text:
                     return f"{port.name}, {tokens} tokens: {text}"

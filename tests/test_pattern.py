@@ -170,7 +170,9 @@ def test_hub_rows_are_no_blocks() -> None:
 # ---- N:M
 
 
-@pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (3, 4), (3, 8), (5, 8), (1, 8), (7, 16), (3, 32), (20, 32)])
+@pytest.mark.parametrize(
+    ("n", "m"), [(1, 4), (2, 4), (3, 4), (3, 8), (5, 8), (1, 8), (7, 16), (3, 32), (20, 32)]
+)
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("shape", [(128, 256), (99, 131)], ids=str)
 def test_nm(n: int, m: int, axis: int, shape: tuple[int, int]) -> None:
@@ -346,10 +348,12 @@ def test_large_matrix_is_measured_in_under_a_second() -> None:
 
 def read_smtx(path: Path) -> tuple[Any, int]:
     """A DLMC pattern as a matrix of ones, and the nonzeros its header states."""
-    header, offsets, columns = (path.read_text().split("\n") + ["", ""])[:3]
+    header, offsets, columns = [*path.read_text().split("\n"), "", ""][:3]
     rows, inner, nonzeros = (int(n) for n in header.split(","))
     indptr, indices = (np.array(line.split(), np.int64) for line in (offsets, columns))
-    return scipy.sparse.csr_array((np.ones(len(indices), np.float32), indices, indptr), (rows, inner)), nonzeros
+    return scipy.sparse.csr_array(
+        (np.ones(len(indices), np.float32), indices, indptr), (rows, inner)
+    ), nonzeros
 
 
 def test_dlmc(shared_data: Path) -> None:
@@ -360,7 +364,10 @@ def test_dlmc(shared_data: Path) -> None:
         p = infer(matrix)
         assert p.nonzeros == nonzeros and p.shape == matrix.shape, path
         assert p.sparsity == pytest.approx(1 - nonzeros / (p.shape[0] * p.shape[1])), path
-        assert p.kind in KINDS and p.block is None and p.nm_best is None and p.live is None, (path, p.describe())
+        assert p.kind in KINDS and p.block is None and p.nm_best is None and p.live is None, (
+            path,
+            p.describe(),
+        )
         if "random_pruning" in path.parts:
             assert p.kind == "unstructured", (path, p.describe())
         if "magnitude_pruning" in path.parts:
