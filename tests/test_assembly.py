@@ -24,10 +24,11 @@ from kernel_cases import (
 )
 
 from sparsec.pattern import infer
+from sparsec.targets import x86
 from sparsec.targets.build import module_of
 from sparsec.targets.target import Problem, Target
 
-TARGETS = [AVX2, AVX512, replace(AVX512, name="zen5", mcpu="znver5")]
+TARGETS = [AVX2, replace(AVX512, mattr=x86.AVX512.mattr), replace(AVX512, name="zen5", mcpu="znver5")]
 targets = pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
 WEIGHTS = {
     csr_spmm: unstructured(128, 256, 0.1),
@@ -139,3 +140,14 @@ def test_parser_finds_the_inner_loop_and_its_spill() -> None:
     (loop,) = innermost_loops(text)
     assert (loop.multiply_adds, loop.from_memory, loop.registers()) == (2, 1, {"ymm"})
     assert loop.spills == ["vmovups\t%ymm1, 32(%rsp)"]
+
+
+@pytest.mark.parametrize("mcpu", ["x86-64-v4", "skylake-avx512", "icelake-server", "znver4"])
+@pytest.mark.parametrize("kernel", [csr_spmm, lookup_gemv], ids=lambda k: k.name)
+def test_accumulators_are_stored_whole(kernel: ModuleType, mcpu: str) -> None:
+    """A store in halves cannot be forwarded to the next visit's load."""
+    target = replace(x86.AVX512, mcpu=mcpu)
+    columns, panel = (1, 0) if kernel is lookup_gemv else (128, _panel(target))
+    for config, text in _texts(kernel, target, columns, panel):
+        halves = [line for line in text.splitlines() if "vextract" in line and "(" in line]
+        assert not halves, (config, halves[:3])

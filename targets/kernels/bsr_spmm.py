@@ -22,7 +22,7 @@ def _group(rows: int) -> int:
 
 
 def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
-    """Token panels, zeros to skip, and blocks of at least two rows that they really follow."""
+    """Token panels, and at least one weight in ten to skip; prediction decides whether blocks pay."""
     if problem.panel == 0 or problem.panel % target.lanes or problem.rows < 4:
         return False
     if pattern.density > 0.9:
