@@ -22,7 +22,7 @@ SEEDS = range(56)
 def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One cold cache of kernels for the whole file."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPARSEC_CACHE", str(tmp_path_factory.getbasetemp().parent / "fuzz-kernels"))
+        patch.setenv("SPARSEC_CACHE", str(tmp_path_factory.getbasetemp() / "fuzz-kernels"))
         yield
 
 

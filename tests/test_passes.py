@@ -28,7 +28,7 @@ from sparsec.ir import (
     with_nodes,
 )
 from sparsec.passes.algebra import broadcast, simplify_expr
-from sparsec.passes.assign_layouts import assign_layouts
+from sparsec.passes.assign_layouts import FEW_TOKENS, assign_layouts
 from sparsec.passes.choose_format import choose_format
 from sparsec.passes.fuse_attention import fuse_attention
 from sparsec.passes.fuse_elementwise import fuse_elementwise
@@ -40,7 +40,8 @@ from sparsec.reference import evaluate
 from sparsec.targets.target import Target
 
 ALL = (simplify, fuse_attention, simplify, fuse_elementwise, simplify, infer_patterns)
-LOWERED = (*ALL, assign_layouts, choose_format, pack)
+LAID_OUT = (*ALL, assign_layouts)
+LOWERED = (*LAID_OUT, choose_format, pack)
 
 
 def assert_same_meaning(before: Graph, after: Graph, seed: int = 1) -> None:
@@ -235,6 +236,27 @@ def test_broadcast_of_unknown_sizes_is_uncertain() -> None:
 def break_the_graph(graph: Graph, target: Target) -> Graph:
     first = graph.nodes[0]
     return Graph((first, first), graph.outputs, graph.output_names, graph.consts)
+
+
+def test_layouts_change_at_the_borders_of_a_cluster_only(golden: Callable[[str, str], None]) -> None:
+    golden("attention_layouts.txt", printer.text(pipeline.run(corpus.attention_exported(), TARGET, LAID_OUT)))
+
+
+def test_few_tokens_stay_row_major() -> None:
+    def panels(tokens: int) -> set[int]:
+        b = Build()
+        graph = b.graph(b.linear(b.apply("max", b.linear(b.input(tokens, 8), 16), 0.0), 8))
+        return {n.type.layout.panel for n in pipeline.run(graph, TARGET, LAID_OUT).nodes if n.op is Op.MATMUL}
+
+    assert panels(FEW_TOKENS) == {0}
+    assert all(0 not in panels(tokens) for tokens in (FEW_TOKENS + 1, 33, 128))
+
+
+def test_packing_keeps_a_weight_once_for_each_choice() -> None:
+    graph = pipeline.run(corpus.mlp_relu(), TARGET, LOWERED)
+    for n in graph.nodes:
+        assert len(n.choice) == (n.op is Op.MATMUL)
+        assert all(name in graph.consts for c in n.choice for name in c.packed)
 
 
 def test_pipeline_names_the_pass_that_broke_a_rule() -> None:
