@@ -3,7 +3,7 @@
  *
  * Workers spin a moment after each job, then sleep.  Nobody waits for a sleeper: a worker that
  * wakes after the job was closed finds the gate shut and goes back. */
-#define _POSIX_C_SOURCE 200112L
+#define _GNU_SOURCE /* sched_getcpu, thread affinity */
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +30,8 @@ struct helper {
     pthread_t thread;
     struct worker worker;
     TVMFFIAny *arguments;
+    atomic_int core;  /* where it last ran */
+    atomic_bool sent; /* kept off the caller's core until it runs */
 };
 
 struct pool {
@@ -43,6 +45,9 @@ struct pool {
     atomic_uint forks;
     size_t argument_limit;
     const char *(*last_error)(void);
+#if defined(__linux__)
+    cpu_set_t cores; /* those the process may use */
+#endif
     TVMFFIAny *arguments; /* the caller's copy */
     _Alignas(64) atomic_uint gate;
     const struct call *call;
@@ -160,6 +165,38 @@ static bool job_comes_soon(struct pool *pool, unsigned seen) {
     return false;
 }
 
+#if defined(__linux__)
+static int core_now(void) { return sched_getcpu(); }
+
+/* A sleeper is woken on the core it slept on.  Where that is the caller's, which does not rest
+ * before the step is done, it would wait for milliseconds until the scheduler moves it: so it is
+ * sent elsewhere, and free again once it runs. */
+static void keep_off_this_core(struct pool *pool) {
+    cpu_set_t all, others;
+    int here = core_now();
+    bool known = false;
+    for (int i = 0; i < pool->started; i++) {
+        struct helper *helper = pool->helpers[i];
+        if (here < 0 || atomic_load(&helper->core) != here) continue;
+        if (!known && (sched_getaffinity(0, sizeof all, &all) || CPU_COUNT(&all) < 2)) return;
+        known = true;
+        others = all;
+        CPU_CLR(here, &others);
+        pool->cores = all;
+        atomic_store(&helper->sent, pthread_setaffinity_np(helper->thread, sizeof others, &others) == 0);
+    }
+}
+
+static void free_to_move(struct helper *helper) {
+    if (!atomic_exchange(&helper->sent, false)) return;
+    pthread_setaffinity_np(pthread_self(), sizeof helper->pool->cores, &helper->pool->cores);
+}
+#else
+static int core_now(void) { return -1; }
+static void keep_off_this_core(struct pool *pool) { (void)pool; }
+static void free_to_move(struct helper *helper) { (void)helper; }
+#endif
+
 static unsigned wait_for_job(struct pool *pool, unsigned seen) {
     if (job_comes_soon(pool, seen)) return atomic_load(&pool->epoch);
     pthread_mutex_lock(&pool->lock);
@@ -180,7 +217,9 @@ static void *helper_main(void *argument) {
             if (helper->index < pool->invited) take_part(pool, &helper->worker, helper->arguments);
             atomic_fetch_sub(&pool->gate, 1);
         }
+        atomic_store(&helper->core, core_now());
         seen = wait_for_job(pool, seen);
+        free_to_move(helper);
     }
     return NULL;
 }
@@ -190,6 +229,7 @@ static struct helper *helper_new(struct pool *pool) {
     if (!helper) return NULL;
     helper->arguments = calloc(pool->argument_limit + 1, sizeof *helper->arguments);
     helper->pool = pool;
+    atomic_store(&helper->core, -1);
     helper->index = pool->started;
     if (helper->arguments && pthread_create(&helper->thread, NULL, helper_main, helper) == 0) return helper;
     free(helper->arguments);
@@ -222,6 +262,7 @@ void pool_give_back(struct pool *pool) { atomic_flag_clear_explicit(&pool->taken
 static void wake_all(struct pool *pool) {
     atomic_fetch_add(&pool->epoch, 1);
     if (atomic_load(&pool->sleepers) == 0) return;
+    keep_off_this_core(pool);
     pthread_mutex_lock(&pool->lock);
     pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->lock);
