@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import tvm
 from kernel_cases import blocks_of_rows, groups_of_inputs, unstructured
-from kernel_harness import Case, aligned, kernel_function, make_case
+from kernel_harness import Case, aligned, entry_of, make_case
 
 from sparsec.pattern import infer
 from sparsec.targets.kernels import (
@@ -98,7 +98,7 @@ def prepared(layer: Layer) -> Case:
 
 def bound(case: Case) -> tuple[Callable[[], None], Any]:
     """A call without arguments, and the output it writes."""
-    entry = kernel_function(case.kernel, case.problem, case.packing.config, case.target)
+    entry = entry_of(case)
     y = aligned(np.full(case.shape, np.nan, np.float32))
     buffers = [*(aligned(a) for a in case.inputs), y]
     scratch = tvm.runtime.tensor(np.zeros(max(16, case.scratch_floats), np.float32))
