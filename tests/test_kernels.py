@@ -111,9 +111,7 @@ def test_panel_kernel_on_all_shapes(kernel: ModuleType, panel: int, target: Targ
 @tiers
 @panel_kernels
 @pytest.mark.parametrize("panel", [16, 64])
-def test_panel_kernel_cut_into_many_blocks_and_chunks(
-    kernel: ModuleType, panel: int, target: Target
-) -> None:
+def test_panel_kernel_cut_into_many_blocks_and_chunks(kernel: ModuleType, panel: int, target: Target) -> None:
     small = small_caches(target)
     weight = suits(kernel, 107, 150, 0.25)[-1 if panel == 16 else 0]
     found = cases(kernel, weight, 2 * panel + 3, panel, small)
