@@ -86,7 +86,7 @@ def _reason(pattern: Pattern, ranked: list[Candidate], problem: Problem) -> str:
 
 def _because(pattern: Pattern, best: Candidate) -> str:
     """What in the weight the kernel lives on."""
-    zeros = f"{100 * pattern.sparsity:.1f} % of the weights are skipped"
+    zeros = f"since {100 * pattern.sparsity:.1f} % of the weights are skipped"
     if best.format == "bsr":
         return f"{zeros} and the rest comes in blocks that share loads"
     if best.format == "nm":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+EMULATOR = Path(__file__).parent / "emulator" / "emulator.py"
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -25,6 +27,25 @@ def shared_data() -> Path:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "emulated: runs AVX-512 code in the emulator (about a minute)")
+
+
+def pytest_report_header() -> str:
+    """Which tiers this run has, so that nobody takes a skipped one for a passed one."""
+    cpu = Path("/proc/cpuinfo")
+    flags = cpu.read_text(encoding="utf-8").split() if cpu.is_file() else []
+    emulator = importlib.util.spec_from_file_location("tiers_emulator", EMULATOR)
+    assert emulator is not None and emulator.loader is not None
+    module = importlib.util.module_from_spec(emulator)
+    emulator.loader.exec_module(module)
+    tiers = {
+        "tvm": importlib.util.find_spec("tvm"),
+        "torch": importlib.util.find_spec("torch"),
+        "onnxruntime": importlib.util.find_spec("onnxruntime"),
+        "AVX-512 on this CPU": "avx512f" in flags,
+        "AVX-512 emulated": module.available() is None,
+        "shared/data": SHARED_DATA.is_dir(),
+    }
+    return "tiers: numpy, " + ", ".join(name if there else f"no {name}" for name, there in tiers.items())
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
