@@ -14,7 +14,8 @@ from sparsec.ir import Graph, ItemAttrs, Node, Op, TirAttrs, Type
 from sparsec.runtime.artifact import weight_offsets
 from sparsec.runtime.plan import Argument, ArgumentKind, Buffer, BufferKind, Plan, Port, Step, Tensor
 from sparsec.targets.build import link
-from sparsec.targets.lowering import Call, Context, lower
+from sparsec.targets.calls import Call, Context
+from sparsec.targets.lowering import lower
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Target
 

@@ -1,16 +1,12 @@
 """lowering: each node of the finished graph becomes one kernel call.
 
-A :class:`Call` says which kernel, which values it reads, which numbers it needs and how many
-tiles it has; ``sparsec.planner`` turns calls into the plan's tables.
+A call says which kernel, which values it reads, which numbers it needs and how many tiles it has;
+``sparsec.planner`` turns calls into the plan's tables.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any, cast
 
 from sparsec.dims import Size, product, symbol
@@ -31,42 +27,9 @@ from sparsec.ir import (
     Type,
     replace,
 )
-from sparsec.targets.build import kernel_object, operator_object
+from sparsec.targets.calls import Call, Context, cycles_of, kernel_call, known, operator_call, panel_count
 from sparsec.targets.problem import problem_of
-from sparsec.targets.sizes import Sizes
-from sparsec.targets.target import Kernel, Packing, Target
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One kernel call.
-
-    ``object`` makes the machine code; ``reads`` names values or packed constants in parameter
-    order, the node's own value last; ``numbers``, ``tiles`` and ``scratch`` (bytes) are
-    expressions; ``tensors`` marks an operator carried as TIR, which takes DLTensors.
-    """
-
-    kernel: str
-    object: Callable[[], bytes]
-    reads: tuple[str, ...]
-    numbers: tuple[int, ...]
-    tiles: int
-    scratch: int
-    microseconds: float
-    tensors: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What lowering a node needs to see."""
-
-    nodes: Mapping[str, Node]
-    sizes: Sizes
-    target: Target
-
-    def type(self, name: str) -> Type:
-        """The type of a value."""
-        return self.nodes[name].type
+from sparsec.targets.target import Kernel, Packing
 
 
 def lower(n: Node, context: Context) -> Call:
@@ -81,48 +44,6 @@ def lower(n: Node, context: Context) -> Call:
     return rule(n, context)
 
 
-@cache
-def _sources() -> str:
-    """A digest of the emitters, so that cached objects never outlive the code that made them."""
-    digest = hashlib.sha256()
-    for part in sorted(files("sparsec.targets.kernels").iterdir(), key=lambda p: p.name):
-        if part.name.endswith((".py", ".ll")):
-            digest.update(part.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _call(
-    context: Context, stem: str, key: object, emit: Callable[[str], Any], reads: tuple[str, ...],
-    numbers: tuple[int, ...], tiles: int, scratch: int, cycles: float,
-) -> Call:  # fmt: skip
-    target = context.target
-    described = f"{stem}|{key!r}|{target.lanes}|{target.registers}|{_sources()}"
-    name = f"{stem}_{hashlib.sha256(described.encode()).hexdigest()[:12]}"
-    micro = cycles / target.gigahertz / 1e3
-    return Call(
-        name,
-        lambda: kernel_object(described, lambda: emit(name), target),
-        reads,
-        numbers,
-        tiles,
-        scratch,
-        micro,
-    )
-
-
-def _known(size: Size, default: int = 32) -> int:
-    """A number to estimate time with."""
-    return size if isinstance(size, int) else default
-
-
-def _cycles(t: Type, context: Context, each: float) -> float:
-    return _known(t.elements, 4096) * each / context.target.lanes
-
-
-def _panel_count(t: Type, sizes: Sizes) -> int:
-    return sizes.ceil_divide(sizes.of(t.tokens), t.layout.panel)
-
-
 def _layer(n: Node, context: Context, choice: Choice) -> Call:
     kernel: Kernel = next(k for k in context.target.kernels if k.name == choice.kernel)
     problem = problem_of(dict(context.nodes), n)
@@ -131,7 +52,7 @@ def _layer(n: Node, context: Context, choice: Choice) -> Call:
     sizes = context.sizes
     tiles = sizes.of(packing.tiles)
     if n.type.layout.panel:
-        tiles = sizes.multiply(_panel_count(n.type, sizes), tiles)
+        tiles = sizes.multiply(panel_count(n.type, sizes), tiles)
     floats = getattr(kernel, "scratch_floats", lambda *_: 16)(problem, packing, context.target)
     reads = (n.args[0], *choice.packed, *n.args[2:], n.name)
     cycles = choice.candidates[0].microseconds * context.target.gigahertz * 1e3 if choice.candidates else 0.0
@@ -147,7 +68,7 @@ def _layer(n: Node, context: Context, choice: Choice) -> Call:
         problem.extras,
         choice.config,
     )
-    return _call(
+    return kernel_call(
         context, kernel.name, key, lambda name: kernel.emit(problem, packing, context.target, name),
         reads, numbers, tiles, sizes.of(4 * floats), cycles,
     )  # fmt: skip
@@ -170,8 +91,8 @@ def _matmul(n: Node, context: Context) -> Call:
     sizes = context.sizes
     tiles = sizes.multiply(sizes.of(product(batch)), sizes.ceil_divide(sizes.of(rows), matmul.ROWS))
     key = (inner, columns, repeat)
-    work = _known(product(batch), 1) * _known(rows) * _known(inner) * _known(columns)
-    return _call(
+    work = known(product(batch), 1) * known(rows) * known(inner) * known(columns)
+    return kernel_call(
         context, "matmul", key,
         lambda name: matmul.emit(inner, columns, (repeat[0], repeat[1]), context.target, name),
         (*n.args[:2], n.name), tuple(sizes.of(s) for s in (rows, inner, columns)), tiles, sizes.of(64),
@@ -195,7 +116,7 @@ def _carried_matmul(n: Node, context: Context) -> Call:
     a, b = context.type(n.args[0]), context.type(n.args[1])
     if min(len(a.shape), len(b.shape)) < 2:
         raise Unsupported(f"{n.name} (matmul {a} x {b}): a vector times {b.dtype} has no kernel")
-    return _operator(n, context, matmul(a, b, n.type), (*n.args[:2], n.name))
+    return operator_call(n, context, matmul(a, b, n.type), (*n.args[:2], n.name))
 
 
 def _attention(n: Node, context: Context) -> Call:
@@ -216,8 +137,8 @@ def _attention(n: Node, context: Context) -> Call:
     floats = sizes.add(sizes.of(keys * block), sizes.of(max(depth, 1) * block + 64))
     # a float32 is four bytes
     scratch = sizes.multiply(floats, sizes.of(4))
-    work = _known(batch, 1) * _known(queries) * _known(keys) * (attrs.heads * (depth + value_depth) + 30)
-    return _call(
+    work = known(batch, 1) * known(queries) * known(keys) * (attrs.heads * (depth + value_depth) + 30)
+    return kernel_call(
         context, "attention", shape, lambda name: attention.emit(shape, context.target, name),
         (*n.args, n.name), (sizes.of(queries), sizes.of(keys), blocks), tiles, scratch,
         work / context.target.lanes,
@@ -242,7 +163,7 @@ def _elementwise(n: Node, context: Context) -> Call:
     if n.type.layout.panel:
         panel = n.type.layout.panel
         merged = _merged_panels(n, context, panel)
-        count = _panel_count(n.type, sizes)
+        count = panel_count(n.type, sizes)
         numbers: tuple[int, ...]
         if len(merged.axes) == 1:
             total = sizes.multiply(count, sizes.of(cast(int, n.type.shape[-1]) * panel))
@@ -255,10 +176,10 @@ def _elementwise(n: Node, context: Context) -> Call:
         numbers = tuple(sizes.of(a) for a in merged.axes)
         total_tiles, divisor = elementwise.tile_count(merged)
         tiles = sizes.ceil_divide(sizes.of(total_tiles), divisor)
-    return _call(
+    return kernel_call(
         context, "elementwise", (expr, merged),
         lambda name: elementwise.emit(expr, merged, context.target, name),
-        (*n.args, n.name), numbers, tiles, sizes.of(64), _cycles(n.type, context, 4),
+        (*n.args, n.name), numbers, tiles, sizes.of(64), cycles_of(n.type, context, 4),
     )  # fmt: skip
 
 
@@ -266,7 +187,7 @@ def _carried_elementwise(n: Node, context: Context, expr: Expr) -> Call:
     from sparsec.targets.operators import elementwise
 
     carried = elementwise(expr, [context.type(a) for a in n.args], n.type)
-    return _operator(n, context, carried, (*n.args, n.name))
+    return operator_call(n, context, carried, (*n.args, n.name))
 
 
 #: stands for the number of panels while axes are merged
@@ -299,12 +220,12 @@ def _layer_norm(n: Node, context: Context) -> Call:
     features, panel = n.type.shape[-1], n.type.layout.panel
     inner: Size = panel or 1
     sizes = context.sizes
-    tiles = _panel_count(n.type, sizes) if panel else sizes.of(n.type.tokens)
-    return _call(
+    tiles = panel_count(n.type, sizes) if panel else sizes.of(n.type.tokens)
+    return kernel_call(
         context, "layer_norm", (features, inner, epsilon),
         lambda name: normalize.layer_norm(features, inner, epsilon, context.target, name),
         (*n.args, n.name), (sizes.of(features), sizes.of(inner)), tiles, sizes.of(64),
-        _cycles(n.type, context, 12),
+        cycles_of(n.type, context, 12),
     )  # fmt: skip
 
 
@@ -315,16 +236,16 @@ def _softmax(n: Node, context: Context) -> Call:
     sizes = context.sizes
     length: Size = n.type.shape[attrs.axis]
     if n.type.layout.panel:
-        outer, inner = _panel_count(n.type, sizes), n.type.layout.panel
+        outer, inner = panel_count(n.type, sizes), n.type.layout.panel
         width: Size = inner
     else:
         outer = sizes.of(product(n.type.shape[: attrs.axis]))
         width = product(n.type.shape[attrs.axis + 1 :])
-    return _call(
+    return kernel_call(
         context, "softmax", (length, width, attrs.log),
         lambda name: normalize.softmax(length, width, attrs.log, context.target, name),
         (*n.args, n.name), (sizes.of(length), sizes.of(width)), outer, sizes.of(64),
-        _cycles(n.type, context, 30),
+        cycles_of(n.type, context, 30),
     )  # fmt: skip
 
 
@@ -338,32 +259,23 @@ def _relayout(n: Node, context: Context) -> Call:
         raise Unsupported(f"{n.name} (relayout): the number of features must be known, not {n.type}")
     features, tokens = n.type.shape[-1], n.type.tokens
     sizes = context.sizes
-    return _call(
+    return kernel_call(
         context, "relayout", (features, tokens if isinstance(tokens, int) else None, panel, to_panels),
         lambda name: relayout.emit(features, tokens, panel, to_panels, context.target, name),
         (*n.args, n.name), (sizes.of(tokens),), sizes.ceil_divide(sizes.of(tokens), panel), sizes.of(64),
-        _cycles(n.type, context, 8),
-    )  # fmt: skip
-
-
-def _operator(n: Node, context: Context, attrs: TirAttrs, reads: tuple[str, ...]) -> Call:
-    sizes = context.sizes
-    work = sum(_known(context.type(a).elements, 4096) for a in n.args) * 10.0
-    return Call(
-        attrs.name, lambda: operator_object(attrs.module, context.target), reads, (), sizes.of(1),
-        sizes.of(64), work / context.target.gigahertz / 1e3, tensors=True,
+        cycles_of(n.type, context, 8),
     )  # fmt: skip
 
 
 def _tir(n: Node, context: Context) -> Call:
-    return _operator(n, context, cast(TirAttrs, n.attrs), (*n.args, n.name))
+    return operator_call(n, context, cast(TirAttrs, n.attrs), (*n.args, n.name))
 
 
 def _transpose(n: Node, context: Context) -> Call:
     from sparsec.targets.operators import transpose
 
     attrs = transpose(context.type(n.args[0]), cast(TransposeAttrs, n.attrs).axes, n.type)
-    return _operator(n, context, attrs, (*n.args, n.name))
+    return operator_call(n, context, attrs, (*n.args, n.name))
 
 
 def _reduce(n: Node, context: Context) -> Call:
@@ -371,7 +283,7 @@ def _reduce(n: Node, context: Context) -> Call:
 
     attrs = cast(ReduceAttrs, n.attrs)
     carried = reduce(context.type(n.args[0]), attrs.kind, attrs.axes, attrs.keepdims, n.type)
-    return _operator(n, context, carried, (*n.args, n.name))
+    return operator_call(n, context, carried, (*n.args, n.name))
 
 
 _RULES: Mapping[Op, Callable[[Node, Context], Call]] = {
