@@ -37,7 +37,7 @@ Array = NDArray[Any]
 FOLDER = Path(__file__).parent
 CSRC = FOLDER.parent / "runtime" / "csrc"
 # Bochs takes a gather or scatter indexed by zmm16 to zmm31, which LLVM makes of copies, for no instruction
-TARGET = replace(AVX512, mattr=("+prefer-no-gather", "+prefer-no-scatter"))
+TARGET = AVX512
 
 REASON = emulator.available()
 pytestmark = [

@@ -36,6 +36,7 @@ from kernel_harness import GUARD_WORDS, Case, guards_hold, in_three_calls, make_
 from tensor_cases import TENSOR_CASES
 
 from sparsec.pattern import infer
+from sparsec.targets import x86
 from sparsec.targets.build import module_of
 from sparsec.targets.target import Problem, Target
 
@@ -43,7 +44,7 @@ FOLDER = Path(__file__).parent
 RUNTIME = FOLDER.parent / "runtime" / "csrc"
 # The emulated processor has AVX-512 F, CD, BW, DQ and VL, as the first server that had them.  Bochs
 # 2.7 calls a gather illegal when its index is in registers 16 to 31, so LLVM must not invent gathers.
-TARGET = replace(AVX512, mcpu="skylake-avx512", mattr=("+prefer-no-gather", "+prefer-no-scatter"))
+TARGET = replace(AVX512, mcpu="skylake-avx512", mattr=x86.AVX512.mattr)
 SMALL = small_caches(TARGET)
 
 # Bochs 2.7 shifts 16-bit masks by 15 to nothing
