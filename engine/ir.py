@@ -12,6 +12,10 @@ op             args                                 meaning
 input, const   none                                 a run-time input; an array of ``Graph.consts``
 matmul         x (..., K), w (..., K, M), extras    ``epilogue(x @ w, *extras)``; a 2-D const w is
                                                     the weight of a linear layer
+conv2d         x (N, C, H, W), w (M, C/groups, R,   ``epilogue(conv(x, w), *extras)``: cross-correlation
+               S), extras                           with zero padding; extras broadcast to the result
+pool           x (N, C, H, W)                       max or mean over windows
+resize         x (N, C, H, W)                       H and W resampled: nearest or linear
 attention      q, k, v (B, L, H*D) [, mask]         ``softmax(q_h k_h^T * scale + mask) v_h`` per head;
                                                     mask broadcasts to (B, 1, Lq, Lk)
 elementwise    any, broadcast together              the attrs' expression
@@ -20,6 +24,9 @@ softmax        x                                    over ``axis`` (log_softmax: 
 reduce         x                                    sum, mean, max, min over ``axes``
 reshape        x                                    same elements, row-major, ``type.shape``
 transpose      x                                    axes permuted
+concat         any, equal but for one axis          joined along ``axis``
+slice          x                                    ``x[begin:end:step]`` on every axis
+pad            x                                    ``value`` around x
 relayout       x                                    same value, another storage layout
 tir            any                                  an operator carried as TIR (see TirAttrs)
 item           a tir node                           its output number ``index``
@@ -60,6 +67,12 @@ class Op(StrEnum):
     REDUCE = "reduce"
     RESHAPE = "reshape"
     TRANSPOSE = "transpose"
+    CONV2D = "conv2d"
+    POOL = "pool"
+    RESIZE = "resize"
+    CONCAT = "concat"
+    SLICE = "slice"
+    PAD = "pad"
     RELAYOUT = "relayout"
     TIR = "tir"
     ITEM = "item"
@@ -168,6 +181,72 @@ class TransposeAttrs:
 
 
 @dataclass(frozen=True, slots=True)
+class ConvAttrs:
+    """``padding`` is (top, left, bottom, right); pairs are (vertical, horizontal).
+
+    ``epilogue`` reads the convolution as Arg(0) and the extra arguments as Arg(1) onward.
+    """
+
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    epilogue: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolAttrs:
+    """``kind`` is max or mean; ``padding`` (top, left, bottom, right) may be exceeded at the end.
+
+    Whatever lies outside x never wins a max; a mean divides by the elements inside x, or with
+    ``count_padding`` by those inside x and its declared padding.
+    """
+
+    kind: str
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    count_padding: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeAttrs:
+    """``method`` is nearest or linear; the other two are ONNX Resize's words.
+
+    ``coordinates``: half_pixel, pytorch_half_pixel, align_corners or asymmetric;
+    ``rounding`` (nearest): round_prefer_floor, round_prefer_ceil, floor or ceil.
+    """
+
+    method: str
+    coordinates: str = "half_pixel"
+    rounding: str = "round_prefer_floor"
+
+
+@dataclass(frozen=True, slots=True)
+class ConcatAttrs:
+    """``axis`` is non-negative."""
+
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class SliceAttrs:
+    """``begin`` and ``step`` per axis, non-negative and positive; the type's shape says where it ends."""
+
+    begin: tuple[int, ...]
+    step: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PadAttrs:
+    """``before`` elements of ``value`` on each axis, and as many after as the type's shape needs."""
+
+    before: tuple[int, ...]
+    value: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class TirAttrs:
     """An operator the IR has no word for, as one self-contained TIR function.
 
@@ -191,7 +270,8 @@ class ItemAttrs:
 
 Attrs: TypeAlias = (
     ConstAttrs | MatmulAttrs | AttentionAttrs | ElementwiseAttrs | LayerNormAttrs | SoftmaxAttrs
-    | ReduceAttrs | TransposeAttrs | TirAttrs | ItemAttrs | None
+    | ReduceAttrs | TransposeAttrs | ConvAttrs | PoolAttrs | ResizeAttrs | ConcatAttrs | SliceAttrs
+    | PadAttrs | TirAttrs | ItemAttrs | None
 )  # fmt: skip
 
 
@@ -330,7 +410,9 @@ def verify(graph: Graph) -> Graph:
 _ATTRS: Mapping[Op, type] = {
     Op.CONST: ConstAttrs, Op.MATMUL: MatmulAttrs, Op.ATTENTION: AttentionAttrs,
     Op.ELEMENTWISE: ElementwiseAttrs, Op.LAYER_NORM: LayerNormAttrs, Op.SOFTMAX: SoftmaxAttrs,
-    Op.REDUCE: ReduceAttrs, Op.TRANSPOSE: TransposeAttrs, Op.TIR: TirAttrs, Op.ITEM: ItemAttrs,
+    Op.REDUCE: ReduceAttrs, Op.TRANSPOSE: TransposeAttrs, Op.CONV2D: ConvAttrs, Op.POOL: PoolAttrs,
+    Op.RESIZE: ResizeAttrs, Op.CONCAT: ConcatAttrs, Op.SLICE: SliceAttrs, Op.PAD: PadAttrs,
+    Op.TIR: TirAttrs, Op.ITEM: ItemAttrs,
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sparsec.expr import Expr
+from sparsec.targets.geometry import Geometry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,6 +57,9 @@ class Problem:
     known at run time; ``panel`` the width of the token panels (0: x and y are row-major
     ``[N][K]``, ``[N][M]``).  ``extras`` says what each extra argument is: "row" (one number per
     output feature), "full" (same shape and layout as y), or "one" (a single number).
+
+    With ``conv``, x is (images, groups * C, H, W), y (images, M, out H, out W), row-major; the inner
+    dimension K counts taps before channels, ``K = R * S * C``, and N all output positions.
     """
 
     rows: int
@@ -65,6 +69,7 @@ class Problem:
     epilogue: Expr | None = None
     extras: tuple[str, ...] = ()
     dtype: str = "float32"
+    conv: Geometry | None = None
 
 
 @dataclass(frozen=True, slots=True)
