@@ -1,4 +1,4 @@
-"""bsr_spmm: weights pruned in blocks of rows times token panels (see row_visits).
+"""bsr_spmm: weights pruned in blocks of rows times token panels (see panel_visits).
 
 A block of r x c is run as c steps of groups of rows that share their column: one load of X
 serves the whole group.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsec.pattern import Pattern
-from sparsec.targets.kernels import row_visits
+from sparsec.targets.kernels import panel_visits
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "bsr_spmm"
@@ -36,19 +36,18 @@ def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str,
     found = []
     for group in sorted(heights, reverse=True):
         vectors = min(2 if group >= 3 and target.registers < 32 else 4, problem.panel // target.lanes)
-        block = row_visits.block_of_inner(problem, target)
-        chunk = row_visits.chunk_of_rows(problem, target, group)
+        block = panel_visits.block_of_inner(problem, target)
+        chunk = panel_visits.chunk_of_rows(problem, target, group)
         found.append({"group": group, "block": block, "chunk": chunk, "vectors": vectors, "shared": 1})
     return tuple(found)
 
 
 def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
     """Cycles of one run on one core."""
-    shape = row_visits.Shape.of(config)
-    blocks = -(-problem.inner // shape.block)
-    steps = _steps(pattern, shape.group)
-    visits = min(blocks * problem.rows / shape.group, steps + problem.rows / shape.group)
-    return row_visits.predict(problem, target, shape, steps, visits)
+    blocks = -(-problem.inner // config["block"])
+    steps = _steps(pattern, config["group"])
+    visits = min(blocks * problem.rows / config["group"], steps + problem.rows / config["group"])
+    return panel_visits.predict(problem, target, config, steps, visits)
 
 
 def _steps(pattern: Pattern, group: int) -> float:
@@ -64,9 +63,9 @@ def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target
 
 def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:
     """Pack ``weight[M, K]``."""
-    return row_visits.pack(weight, problem, config)
+    return panel_visits.pack(weight, problem, config)
 
 
 def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     """The TIR function."""
-    return row_visits.emit(problem, packing, target, name)
+    return panel_visits.emit(problem, packing, target, name)

@@ -1,4 +1,4 @@
-"""csr_spmm: unstructured weights times token panels, K-blocked (see row_visits)."""
+"""csr_spmm: unstructured weights times token panels, K-blocked (see panel_visits)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsec.pattern import Pattern
-from sparsec.targets.kernels import row_visits
+from sparsec.targets.kernels import panel_visits
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "csr_spmm"
@@ -22,8 +22,8 @@ def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str,
     """Eight accumulators as two rows of four vectors where the panel is that wide."""
     vectors = min(4, problem.panel // target.lanes)
     group = max(1, min(8 // vectors, problem.rows))
-    block = row_visits.block_of_inner(problem, target)
-    chunk = row_visits.chunk_of_rows(problem, target, group)
+    block = panel_visits.block_of_inner(problem, target)
+    chunk = panel_visits.chunk_of_rows(problem, target, group)
     best = {"group": group, "block": block, "chunk": chunk, "vectors": vectors, "shared": 0}
     narrow = {**best, "block": max(1, block // 2)}
     return (best, narrow)
@@ -31,11 +31,10 @@ def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str,
 
 def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
     """Cycles of one run on one core."""
-    shape = row_visits.Shape.of(config)
-    blocks = -(-problem.inner // shape.block)
-    visits = min(blocks * problem.rows, pattern.nonzeros + problem.rows) / shape.group
+    blocks = -(-problem.inner // config["block"])
+    visits = min(blocks * problem.rows, pattern.nonzeros + problem.rows) / config["group"]
     # rows of a group are padded to the longest: little, since they are sorted by length
-    return row_visits.predict(problem, target, shape, 1.02 * pattern.nonzeros / shape.group, visits)
+    return panel_visits.predict(problem, target, config, 1.02 * pattern.nonzeros / config["group"], visits)
 
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
@@ -46,9 +45,9 @@ def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target
 
 def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:
     """Pack ``weight[M, K]``."""
-    return row_visits.pack(weight, problem, config)
+    return panel_visits.pack(weight, problem, config)
 
 
 def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     """The TIR function."""
-    return row_visits.emit(problem, packing, target, name)
+    return panel_visits.emit(problem, packing, target, name)

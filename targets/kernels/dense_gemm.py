@@ -15,7 +15,7 @@ import numpy as np
 from sparsec.pattern import Pattern
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish
-from sparsec.targets.kernels.row_visits import run_time_sizes
+from sparsec.targets.kernels.panel_visits import run_time_sizes
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "dense_gemm"

@@ -15,7 +15,7 @@ import numpy as np
 from sparsec.pattern import Pattern
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish
-from sparsec.targets.kernels.row_visits import block_of_inner, chunk_of_rows, run_time_sizes
+from sparsec.targets.kernels.panel_visits import block_of_inner, chunk_of_rows, run_time_sizes
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "nm_spmm"
@@ -46,7 +46,7 @@ def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str,
 
 
 def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
-    """Cycles of one run on one core (see row_visits.predict; visits are cheaper here)."""
+    """Cycles of one run on one core (see panel_visits.predict; visits are cheaper here)."""
     panels = -(-(problem.columns or problem.panel) // problem.panel)
     vectors, rows = config["vectors"], config["group"]
     parts = problem.panel // (vectors * target.lanes)

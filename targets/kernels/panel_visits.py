@@ -1,0 +1,124 @@
+"""panel_visits: row_visits over token panels, what csr_spmm and bsr_spmm share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sparsec.targets.kernels.builder import Kernel, prim_func
+from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish
+from sparsec.targets.kernels.row_packing import Columns, Grouping, Weight, pack_rows
+from sparsec.targets.kernels.row_visits import POINTERS, RowVisits, Tile, step_cycles, visit_cycles
+from sparsec.targets.target import Packing, Problem, Target
+
+
+def block_of_inner(problem: Problem, target: Target, share: float = 0.75) -> int:
+    """Rows of X whose panel tile fills ``share`` of L1 (offsets must also fit 16 bits)."""
+    most = min(int(target.l1 * share) // (problem.panel * 4), 65536 // problem.panel)
+    blocks = -(-problem.inner // most)
+    return -(-problem.inner // blocks)
+
+
+def chunk_of_rows(problem: Problem, target: Target, group: int) -> int:
+    """Rows whose part of Y takes an eighth of L2, rounded to whole groups."""
+    most = max(target.l2 // 8 // (problem.panel * 4), 4 * group)
+    chunks = -(-problem.rows // most)
+    rows = -(-problem.rows // chunks)
+    return -(-rows // group) * group
+
+
+def pack(weight: Weight, problem: Problem, config: Mapping[str, int]) -> Packing:
+    """Pack ``weight[M, K]``."""
+    inner = np.arange(problem.inner)
+    cuts = range(0, problem.inner, config["block"])
+    columns = Columns(
+        tuple(inner[start : start + config["block"]] for start in cuts),
+        inner % config["block"] * problem.panel,
+    )
+    grouping = Grouping(config["group"], config["chunk"], bool(config["shared"]))
+    arrays, chunks = pack_rows(weight, grouping, columns)
+    return Packing(arrays, chunks, tuple(sorted({**config, "chunks": chunks}.items())))
+
+
+def run_time_sizes(problem: Problem) -> tuple[str, ...]:
+    """The size parameters of a panel kernel: the tokens, when they are not known beforehand."""
+    return ("tokens",) if problem.columns is None else ()
+
+
+@dataclass(frozen=True, slots=True)
+class _PanelRest:
+    """Accumulators rest in y itself, from element ``base`` on."""
+
+    problem: Problem
+    base: Any
+
+    def at(self, k: Kernel, row: Any, member: int) -> Any:
+        return k.bind(self.base + row * self.problem.panel)
+
+    def load(self, k: Kernel, offset: Any) -> Any:
+        return k.vector(k["y"], offset)
+
+    def keep(self, k: Kernel, offset: Any, value: Any) -> None:
+        k.put(k["y"], offset, value)
+
+    def finish(self, k: Kernel, row: Any, offset: Any, value: Any) -> None:
+        k.put(k["y"], offset, finish(k, self.problem, value, row, offset))
+
+    def leave(self, k: Kernel, rows: Sequence[Any]) -> None:
+        """Every vector was stored where it belongs."""
+
+
+def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
+    """The TIR function for a packed weight."""
+    from tvm.script.ir_builder import tirx as T
+
+    config = dict(packing.config)
+    vectors, panel = config["vectors"], problem.panel
+    nest = RowVisits(
+        problem.rows, config["group"], bool(config["shared"]), config["chunks"],
+        -(-problem.inner // config["block"]), (vectors,) * (panel // (vectors * target.lanes)),
+    )  # fmt: skip
+
+    def blocks(k: Kernel, nest: RowVisits, registers: Any, x: Any, y: Any, chunk: Any) -> None:
+        for block, first, last in nest.block_loop(k):
+            base = k.bind(x + block * (config["block"] * panel))
+            nest.cell(
+                k, registers, Tile(k["x"], base, _PanelRest(problem, y)), chunk, block, (first, last)
+            )
+
+    def body(k: Kernel) -> None:
+        registers = k.registers(nest.accumulators)
+        with k.tiles() as tile:
+            number, chunk = k.bind(tile // nest.chunks), k.bind(tile % nest.chunks)
+            x = k.bind(number * (problem.inner * panel))
+            y = k.bind(number * (problem.rows * panel))
+            if problem.columns is not None or panel == k.lanes:
+                blocks(k, nest, registers, x, y, chunk)
+                return
+            # a last panel of few tokens, or a single token, computes one vector of them
+            with T.If(k.sizes["tokens"] - number * panel <= k.lanes):
+                with T.Then():
+                    blocks(k, replace(nest, parts=(1,)), registers, x, y, chunk)
+                with T.Else():
+                    blocks(k, nest, registers, x, y, chunk)
+
+    pointers = [("x", "float32"), *POINTERS, *extra_pointers(problem), ("y", "float32")]
+    return prim_func(name, target.lanes, pointers, run_time_sizes(problem), body)
+
+
+def predict(
+    problem: Problem, target: Target, config: Mapping[str, int], steps: float, visits: float
+) -> float:
+    """Cycles of one run: steps, visits, the epilogue, and X from L2 once a chunk."""
+    panels = -(-(problem.columns or problem.panel) // problem.panel)
+    group, vectors = config["group"], config["vectors"]
+    parts = problem.panel // (vectors * target.lanes)
+    per_step = parts * step_cycles(group, vectors, bool(config["shared"]))
+    per_visit = parts * visit_cycles(group, vectors)
+    out = problem.rows * problem.panel / target.lanes * epilogue_cost(problem)
+    chunks = -(-problem.rows // config["chunk"])
+    traffic = chunks * problem.inner * problem.panel * 4 / target.l2_bytes
+    return panels * (steps * per_step + visits * per_visit + out + traffic)

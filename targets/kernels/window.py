@@ -1,0 +1,292 @@
+"""window: what a tile of output positions reads, staged as padded planes in scratch memory.
+
+A tile is ``rows`` x ``columns`` outputs of one image.  For each channel its window holds the
+inputs those outputs read, padding included, as one plane per *phase*: with stride 2 the even and
+the odd input rows and columns are set apart while they are copied.  Planes have rows ``pitch``
+apart, so output (i, j) reads tap (r, s) at ``offset(r, s) + i * pitch + j``: a convolution is a
+sparse matrix product with constant offsets (direct sparse convolution, Park et al. 2017), on
+vectors of ``lanes`` consecutive positions that run over row ends.  All tiles have one shape: the
+last of a row or column starts early and computes some outputs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from sparsec.targets.geometry import Geometry
+from sparsec.targets.kernels.builder import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Input rows ``vertical + i * stride`` and columns ``horizontal + j * stride`` of a window."""
+
+    vertical: int
+    horizontal: int
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """The window of a tile of ``rows`` x ``columns`` outputs for vectors of ``lanes``."""
+
+    geometry: Geometry
+    rows: int
+    columns: int
+    lanes: int
+
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases that taps read."""
+        g = self.geometry
+        (high, wide), (sh, sw), (dh, dw) = g.kernel, g.strides, g.dilation
+        vertical = _reach(high, sh, dh)
+        horizontal = _reach(wide, sw, dw)
+        return tuple(
+            Phase(v, h, self.rows + down, self.columns + right)
+            for v, down in vertical.items()
+            for h, right in horizontal.items()
+        )
+
+    @cached_property
+    def whole_rows(self) -> bool:
+        """Whether a tile is as wide as the output."""
+        return self.columns == self.geometry.out_width
+
+    @cached_property
+    def gap(self) -> int:
+        """Zeros that end one row and begin the next, where rows can share them; else 0."""
+        g = self.geometry
+        left = g.padding[1]
+        right = self.columns - 1 + (g.kernel[1] - 1) * g.dilation[1] + 1 - g.width - left
+        if self.whole_rows and g.strides[1] == 1 and left > 0 and right > 0:
+            return max(left, right)
+        return 0
+
+    @cached_property
+    def pitch(self) -> int:
+        """Elements from one row of a plane to the next."""
+        return self.geometry.width + self.gap if self.gap else max(p.columns for p in self.phases)
+
+    @cached_property
+    def plane(self) -> int:
+        """Elements of a plane."""
+        return max(p.rows for p in self.phases) * self.pitch + (self.gap and self.geometry.padding[1])
+
+    @cached_property
+    def size(self) -> int:
+        """Elements of one channel's window, rounded up to whole vectors."""
+        return -(-len(self.phases) * self.plane // self.lanes) * self.lanes
+
+    @cached_property
+    def positions(self) -> int:
+        """Elements from a tile's first output to its last, at this pitch."""
+        return (self.rows - 1) * self.pitch + self.columns
+
+    @cached_property
+    def vectors(self) -> int:
+        """Vectors that cover the positions."""
+        return -(-self.positions // self.lanes)
+
+    @cached_property
+    def line(self) -> int:
+        """Elements of those vectors."""
+        return self.vectors * self.lanes
+
+    @cached_property
+    def tiles(self) -> tuple[int, int]:
+        """Tiles down and across one image."""
+        g = self.geometry
+        return -(-g.out_height // self.rows), -(-g.out_width // self.columns)
+
+    def floats(self, channels: int) -> int:
+        """Scratch elements of the windows of so many channels, the last vectors' overrun included."""
+        return channels * self.size + self.lanes
+
+    def offset(self, r: int, s: int) -> int:
+        """Where in a channel's window output (0, 0) finds tap (r, s)."""
+        g = self.geometry
+        (sh, sw), (dh, dw) = g.strides, g.dilation
+        down, vertical = divmod(r * dh, sh)
+        right, horizontal = divmod(s * dw, sw)
+        places = [(p.vertical, p.horizontal) for p in self.phases]
+        return places.index((vertical, horizontal)) * self.plane + down * self.pitch + right
+
+    def corner(self, k: Kernel, tile: Any) -> tuple[Any, Any]:
+        """First output row and column of tile number ``tile`` of an image."""
+        g, (down, across) = self.geometry, self.tiles
+        return (
+            _start(k, k.bind(tile // across), down, self.rows, g.out_height),
+            _start(k, k.bind(tile % across), across, self.columns, g.out_width),
+        )
+
+    def clear(self, k: Kernel, buffer: Any, at: int, channels: int, fill: float = 0.0) -> None:
+        """Fill the windows once; staging never touches the padding between rows again."""
+        count = self.floats(channels) // self.lanes
+        with k.loop(count) as i:
+            k.put(buffer, at + i * self.lanes, k.splat(fill))
+
+    def stage(
+        self, k: Kernel, source: Any, base: Any, channels: Any, buffer: Any, at: Any, corner: tuple[Any, Any],
+        fill: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Copy the windows of ``channels`` channels of the tile at ``corner``.
+
+        ``base`` is the element offset of the first channel's plane in ``source``; the windows go
+        to ``buffer`` from ``at`` on.
+        """
+        g = self.geometry
+        with k.loop(channels) as c:
+            plane = k.bind(base + c * (g.height * g.width))
+            for number, phase in enumerate(self.phases):
+                target = k.bind(at + c * self.size + number * self.plane)
+                self._stage_phase(k, source, plane, buffer, target, phase, corner, fill)
+
+    def _stage_phase(
+        self, k: Kernel, source: Any, plane: Any, buffer: Any, target: Any, phase: Phase,
+        corner: tuple[Any, Any], fill: float,
+    ) -> None:  # fmt: skip
+        from tvm.script.ir_builder import tirx as T
+
+        g = self.geometry
+        first = k.bind(corner[0] * g.strides[0] + (phase.vertical - g.padding[0]))
+        lowest = (g.out_height - self.rows + phase.rows - 1) * g.strides[0] + phase.vertical - g.padding[0]
+        inside = g.padding[0] == 0 and lowest < g.height
+        with k.loop(phase.rows) as i:
+            y = k.bind(first + i * g.strides[0])
+            here = k.bind(target + i * self.pitch)
+            row = k.bind(plane + y * g.width)
+            if inside:
+                self._stage_row(k, source, row, buffer, here, phase, corner[1], fill)
+                continue
+            with T.If(T.And(y >= 0, y < g.height)):
+                with T.Then():
+                    self._stage_row(k, source, row, buffer, here, phase, corner[1], fill)
+                with T.Else():
+                    low, high = self._data(phase) if self.whole_rows else (0, phase.columns)
+                    for at, width in spans(k, high - low, self.lanes):
+                        k.put(buffer, here + low + at, k.splat(fill, width), width)
+
+    def _data(self, phase: Phase) -> tuple[int, int]:
+        """The columns [low, high) of a phase that lie inside x, for tiles of whole rows."""
+        g = self.geometry
+        stride, first = g.strides[1], phase.horizontal - g.padding[1]
+        low = max(0, -(first // stride))
+        # where rows share their padding, a row holds all of x, read or not
+        columns = g.width + g.padding[1] if self.gap else phase.columns
+        return low, max(low, min(columns, (g.width - 1 - first) // stride + 1))
+
+    def _stage_row(
+        self, k: Kernel, source: Any, row: Any, buffer: Any, here: Any, phase: Phase, x0: Any, fill: float
+    ) -> None:
+        g = self.geometry
+        stride, first = g.strides[1], phase.horizontal - g.padding[1]
+        if self.whole_rows:
+            low, high = self._data(phase)
+            self._copy(k, source, row + (first + low * stride), buffer, here + low, high - low, stride)
+            return
+        start = k.bind(x0 * stride + first)
+        last = (g.out_width - self.columns) * stride + first + (phase.columns - 1) * stride
+        if first >= 0 and last < g.width:
+            self._copy(k, source, row + start, buffer, here, phase.columns, stride)
+            return
+        self._copy_clipped(k, source, row, start, buffer, here, phase, fill)
+
+    def _copy_clipped(
+        self, k: Kernel, source: Any, row: Any, start: Any, buffer: Any, here: Any, phase: Phase, fill: float
+    ) -> None:
+        from tvm.script.ir_builder import tirx as T
+
+        stride, width = self.geometry.strides[1], self.geometry.width
+        end = start + (phase.columns - 1) * stride
+        with T.If(T.And(start >= 0, end < width)):
+            with T.Then():
+                self._copy(k, source, row + start, buffer, here, phase.columns, stride)
+            with T.Else():
+                for at, lanes in spans(k, phase.columns, self.lanes):
+                    k.put(buffer, here + at, k.splat(fill, lanes), lanes)
+                zero, step = k.constant(0), k.constant(stride)
+                low = k.bind(T.truncdiv(T.max(zero - start, zero) + (stride - 1), step))
+                after = T.truncdiv(T.max(width - start + (stride - 1), zero), step)
+                high = k.bind(T.min(after, k.constant(phase.columns)))
+                with k.loop(low, high) as j:
+                    k.put(buffer, here + j, source[row + start + j * stride], 1)
+
+    def _copy(
+        self, k: Kernel, source: Any, begin: Any, buffer: Any, here: Any, count: int, stride: int
+    ) -> None:
+        for at, width in spans(k, count, self.lanes):
+            k.put(buffer, here + at, strided(k, source, begin + at * stride, stride, width), width)
+
+    def store(
+        self, k: Kernel, buffer: Any, at: Any, base: Any, corner: tuple[Any, Any],
+        put: Callable[[Any, Any, int], None],
+    ) -> None:  # fmt: skip
+        """Take a finished line of positions apart: ``put(value, offset in y, lanes)`` for each vector.
+
+        ``base`` is the element offset of the line's channel plane in y.
+        """
+        g = self.geometry
+        with k.loop(self.rows) as i:
+            here = k.bind(at + i * self.pitch)
+            there = k.bind(base + (corner[0] + i) * g.out_width + corner[1])
+            for step, width in spans(k, self.columns, self.lanes):
+                put(k.vector(buffer, here + step, width), k.bind(there + step), width)
+
+
+def _reach(taps: int, stride: int, dilation: int) -> dict[int, int]:
+    """For each phase of one axis that taps read, how many steps beyond the tile they reach."""
+    found: dict[int, int] = {}
+    for tap in range(taps):
+        step, phase = divmod(tap * dilation, stride)
+        found[phase] = max(found.get(phase, 0), step)
+    return dict(sorted(found.items()))
+
+
+def _start(k: Kernel, number: Any, count: int, step: int, size: int) -> Any:
+    from tvm.script.ir_builder import tirx as T
+
+    if count == 1:
+        return k.constant(0)
+    start = number * step
+    return k.bind(start if size % step == 0 else T.min(start, k.constant(size - step)))
+
+
+def cover(count: int, lanes: int) -> list[tuple[int, int, int]]:
+    """Vectors that cover ``count`` elements and nothing else: runs of (first, vectors, width).
+
+    The last overlaps the one before it; fewer elements than a vector take narrower ones.
+    """
+    if count <= 0:
+        return []
+    width = lanes
+    while width > count:
+        width //= 2
+    whole, left = divmod(count, width)
+    runs = [(0, whole, width)]
+    if left:
+        runs.append((count - width, 1, width))
+    return runs
+
+
+def spans(k: Kernel, count: int, lanes: int) -> Iterator[tuple[Any, int]]:
+    """Emit the loops over :func:`cover`; yields (offset, width) inside them."""
+    for first, vectors, width in cover(count, lanes):
+        if vectors == 1:
+            yield first, width
+            continue
+        with k.loop(vectors) as j:
+            yield k.bind(first + j * width), width
+
+
+def strided(k: Kernel, buffer: Any, offset: Any, stride: int, lanes: int) -> Any:
+    """``lanes`` elements ``stride`` apart, without reading past the last."""
+    from tvm.script.ir_builder import tirx as T
+
+    if stride == 1 or lanes == 1:
+        return k.vector(buffer, offset, lanes)
+    return buffer[T.Ramp(offset, stride, lanes)]
