@@ -12,6 +12,7 @@ import networkx as nx
 
 from sparsec.dims import Size
 from sparsec.ir import PLAIN, Graph, Layout, Node, Op, SoftmaxAttrs, Type, fresh_name, replace, with_nodes
+from sparsec.targets.layers import is_linear
 from sparsec.targets.target import Target
 
 #: up to this many tokens a layer reads its weights once per token group, row-major (gemv kernels)
@@ -25,15 +26,6 @@ def assign_layouts(graph: Graph, target: Target) -> Graph:
     nodes = graph.node_map()
     widths = _cluster_widths(graph, nodes, target)
     return _rebuild(graph, nodes, widths) if widths else graph
-
-
-def is_layer(nodes: dict[str, Node], n: Node) -> bool:
-    """Whether a node multiplies float32 values by a constant matrix, and there are any."""
-    if n.op is not Op.MATMUL or n.type.dtype != "float32" or len(n.type.shape) < 1:
-        return False
-    w = nodes[n.args[1]].type
-    constant = nodes[n.args[1]].op is Op.CONST and len(w.shape) == 2 and w.dtype == "float32"
-    return constant and w.elements != 0 and n.type.elements != 0
 
 
 def panel_width(tokens: Size, lanes: int) -> int:
@@ -53,7 +45,7 @@ def _cluster_widths(graph: Graph, nodes: dict[str, Node], target: Target) -> dic
             links.add_edges_from((n.name, a) for a in _whole_args(nodes, n) if a in links)
     widths: dict[str, int] = {}
     for cluster in nx.connected_components(links):
-        layers = [nodes[name] for name in cluster if is_layer(nodes, nodes[name])]
+        layers = [nodes[name] for name in cluster if is_linear(nodes, nodes[name])]
         tokens = [n.type.tokens for n in layers]
         if any(not isinstance(t, int) or t > FEW_TOKENS for t in tokens):
             heaviest = max(layers, key=_work)
@@ -72,7 +64,7 @@ def _capable(nodes: dict[str, Node], n: Node) -> bool:
     if n.type.dtype != "float32" or not n.type.shape:
         return False
     if n.op is Op.MATMUL:
-        return is_layer(nodes, n)
+        return is_linear(nodes, n)
     if n.op is Op.ELEMENTWISE:
         whole = _whole_args(nodes, n)
         return bool(whole) and all(a in whole or _small(nodes[a].type, n.type) for a in n.args)

@@ -6,8 +6,8 @@ from typing import cast
 
 from sparsec.errors import IRError
 from sparsec.ir import Candidate, Choice, ConstAttrs, Graph, Node, replace, with_nodes
-from sparsec.passes.assign_layouts import is_layer
 from sparsec.pattern import Pattern, infer
+from sparsec.targets.layers import is_layer, weight_matrix
 from sparsec.targets.problem import problem_of
 from sparsec.targets.target import Kernel, Problem, Target
 
@@ -28,10 +28,10 @@ def choose_format(graph: Graph, target: Target) -> Graph:
 def _with_choice(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) -> Node:
     problem = problem_of(nodes, n)
     w = nodes[n.args[1]]
-    pattern = cast(ConstAttrs, w.attrs).pattern or infer(graph.consts[w.name].T)
+    pattern = cast(ConstAttrs, w.attrs).pattern or infer(weight_matrix(n, graph.consts[w.name]))
     ranked = candidates(problem, pattern, target)
     if not ranked:
-        raise IRError(f"{n.name} (matmul): no kernel of {target.name} runs {problem}")
+        raise IRError(f"{n.name} ({n.op}): no kernel of {target.name} runs {problem}")
     _, kernel, config = ranked[0]
     choice = Choice(
         kernel.name, kernel.format, tuple(sorted(config.items())), (), (1, None),
@@ -66,7 +66,8 @@ def candidates(
 def _reason(pattern: Pattern, ranked: list[Candidate], problem: Problem) -> str:
     best = ranked[0]
     dense = next(c for c in ranked if c.format == "dense")
-    where = "" if problem.columns else f" per {problem.panel} tokens"
+    unit = "image" if problem.conv else f"{problem.panel} tokens"
+    where = "" if problem.columns else f" per {unit}"
     if best.format == "dense":
         other = next((c for c in ranked if c.format != "dense"), None)
         if pattern.nonzeros and pattern.density > 0.9:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sparsec.ir import ConstAttrs, Graph, Node, Op, TirAttrs, replace, with_nodes
 from sparsec.pattern import infer
+from sparsec.targets.layers import is_convolution, weight_matrix
 from sparsec.targets.target import Target
 
 Array: TypeAlias = NDArray[Any]
@@ -20,9 +21,9 @@ _WEIGHTED = ("conv", "matmul", "linear", "dense")
 def infer_patterns(graph: Graph, target: Target) -> Graph:
     """Set ``ConstAttrs.pattern`` of the weights of layers, from ``pattern.infer``.
 
-    A weight is the 2-D constant a matmul multiplies by, or the largest constant of two axes or
-    more that a ``tir`` node made from a convolution or product reads.  The pattern is of the
-    matrix [outputs, inputs]; a convolution's is its weight with all axes but the first merged.
+    A weight is the constant a matmul or conv2d multiplies by, or the largest constant of two axes
+    or more that a ``tir`` node made from a convolution or product reads.  The pattern is of the
+    matrix [outputs, inputs], see ``layers.weight_matrix``.
     Constants that have a pattern keep it.
     """
     nodes = graph.node_map()
@@ -42,6 +43,8 @@ def _weight(nodes: dict[str, Node], n: Node) -> str | None:
     if n.op is Op.MATMUL:
         w = nodes[n.args[1]]
         return w.name if w.op is Op.CONST and len(w.type.shape) == 2 and w.type.elements else None
+    if n.op is Op.CONV2D:
+        return n.args[1] if is_convolution(nodes, n) else None
     if n.op is Op.TIR and any(word in cast(TirAttrs, n.attrs).source for word in _WEIGHTED):
         return _largest(nodes, n)
     return None
@@ -56,4 +59,4 @@ def _largest(nodes: dict[str, Node], n: Node) -> str | None:
 
 def _as_matrix(n: Node, weight: Array) -> Array:
     """The weight as [outputs, inputs]."""
-    return weight.T if n.op is Op.MATMUL else weight.reshape(weight.shape[0], -1)
+    return weight.reshape(weight.shape[0], -1) if n.op is Op.TIR else weight_matrix(n, weight)

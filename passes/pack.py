@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from sparsec.ir import Choice, Graph, Node, replace, with_nodes
+from sparsec.targets.layers import weight_matrix
 from sparsec.targets.problem import problem_of
 from sparsec.targets.target import Target
 
@@ -27,7 +26,7 @@ def pack(graph: Graph, target: Target) -> Graph:
 def _packed(n: Node, nodes: dict[str, Node], consts: dict[str, Array], target: Target) -> Node:
     if all(c.packed for c in n.choice):
         return n
-    weight = np.ascontiguousarray(consts[n.args[1]].T)
+    weight = weight_matrix(n, consts[n.args[1]])
     choices = tuple(_pack_choice(c, i, n, nodes, weight, consts, target) for i, c in enumerate(n.choice))
     return replace(n, choice=choices)
 

@@ -28,8 +28,10 @@ from sparsec.ir import (
     replace,
 )
 from sparsec.targets.calls import Call, Context, cycles_of, kernel_call, known, operator_call, panel_count
+from sparsec.targets.layers import is_convolution, is_depthwise
 from sparsec.targets.problem import problem_of
-from sparsec.targets.target import Kernel, Packing
+from sparsec.targets.sizes import Sizes
+from sparsec.targets.target import Kernel, Packing, Problem
 
 
 def lower(n: Node, context: Context) -> Call:
@@ -46,32 +48,50 @@ def lower(n: Node, context: Context) -> Call:
 
 def _layer(n: Node, context: Context, choice: Choice) -> Call:
     kernel: Kernel = next(k for k in context.target.kernels if k.name == choice.kernel)
-    problem = problem_of(dict(context.nodes), n)
-    config = dict(choice.config)
-    packing = Packing({}, config["chunks"], choice.config)
+    problem = problem_of(context.nodes, n)
+    packing = Packing({}, dict(choice.config)["chunks"], choice.config)
     sizes = context.sizes
-    tiles = sizes.of(packing.tiles)
-    if n.type.layout.panel:
-        tiles = sizes.multiply(panel_count(n.type, sizes), tiles)
     floats = getattr(kernel, "scratch_floats", lambda *_: 16)(problem, packing, context.target)
     reads = (n.args[0], *choice.packed, *n.args[2:], n.name)
     cycles = choice.candidates[0].microseconds * context.target.gigahertz * 1e3 if choice.candidates else 0.0
-    # the columns are a run-time matter on panels: one kernel serves them all
-    columns = problem.columns is None if problem.panel else problem.columns
-    numbers = (sizes.of(n.type.tokens),) if problem.columns is None else ()
-    key = (
-        problem.rows,
-        problem.inner,
-        columns,
-        problem.panel,
-        problem.epilogue,
-        problem.extras,
-        choice.config,
-    )
+    key = (*_shared_code(problem), choice.config)
     return kernel_call(
         context, kernel.name, key, lambda name: kernel.emit(problem, packing, context.target, name),
-        reads, numbers, tiles, sizes.of(4 * floats), cycles,
+        reads, _run_time_columns(n, problem, sizes), _layer_tiles(n, packing, sizes), sizes.of(4 * floats),
+        cycles,
     )  # fmt: skip
+
+
+def _shared_code(problem: Problem) -> tuple[object, ...]:
+    """What the code of a layer depends on, beside its configuration."""
+    # on panels and for images the columns are a run-time matter: one kernel serves all numbers
+    columns: object = problem.columns is None if problem.panel or problem.conv else problem.columns
+    conv = replace(problem.conv, images=None) if problem.conv else None
+    return problem.rows, problem.inner, columns, problem.panel, problem.epilogue, problem.extras, conv
+
+
+def _run_time_columns(n: Node, problem: Problem, sizes: Sizes) -> tuple[int, ...]:
+    """Tokens or images, where they are only known at run time."""
+    if problem.columns is not None:
+        return ()
+    return (sizes.of(n.type.shape[0] if problem.conv else n.type.tokens),)
+
+
+def _layer_tiles(n: Node, packing: Packing, sizes: Sizes) -> int:
+    tiles = sizes.of(packing.tiles)
+    if n.op is Op.CONV2D:
+        return sizes.multiply(sizes.of(n.type.shape[0]), tiles)
+    return sizes.multiply(panel_count(n.type, sizes), tiles) if n.type.layout.panel else tiles
+
+
+def _conv2d(n: Node, context: Context) -> Call:
+    if n.choice:
+        return _layer(n, context, n.choice[0])
+    if is_depthwise(context.nodes, n) and is_convolution(context.nodes, n):
+        from sparsec.targets.lowering_windows import depthwise_call
+
+        return depthwise_call(n, context)
+    raise Unsupported(f"{n.name} (conv2d): a weight that is computed at run time has no kernel")
 
 
 def _matmul(n: Node, context: Context) -> Call:
@@ -287,7 +307,7 @@ def _reduce(n: Node, context: Context) -> Call:
 
 
 _RULES: Mapping[Op, Callable[[Node, Context], Call]] = {
-    Op.MATMUL: _matmul, Op.ATTENTION: _attention, Op.ELEMENTWISE: _elementwise,
+    Op.MATMUL: _matmul, Op.CONV2D: _conv2d, Op.ATTENTION: _attention, Op.ELEMENTWISE: _elementwise,
     Op.LAYER_NORM: _layer_norm, Op.SOFTMAX: _softmax, Op.RELAYOUT: _relayout, Op.TIR: _tir,
     Op.TRANSPOSE: _transpose, Op.REDUCE: _reduce,
 }  # fmt: skip

@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 from sparsec.dims import Size
 from sparsec.expr import Expr
-from sparsec.ir import MatmulAttrs, Node
+from sparsec.ir import ConvAttrs, MatmulAttrs, Node, Op
+from sparsec.targets.geometry import Geometry
 from sparsec.targets.target import Problem
 
 
-def problem_of(nodes: dict[str, Node], n: Node) -> Problem:
+def problem_of(nodes: Mapping[str, Node], n: Node) -> Problem:
     """A layer as its kernel sees it."""
+    return _convolution(nodes, n) if n.op is Op.CONV2D else _linear(nodes, n)
+
+
+def _linear(nodes: Mapping[str, Node], n: Node) -> Problem:
     inner, rows = cast("tuple[int, int]", nodes[n.args[1]].type.shape)
     tokens: Size = n.type.tokens
     extras = tuple(_extra_kind(nodes[a], n, rows) for a in n.args[2:])
     epilogue: Expr | None = cast(MatmulAttrs, n.attrs).epilogue
     columns = tokens if isinstance(tokens, int) else None
     return Problem(rows, inner, columns, n.type.layout.panel, epilogue, extras)
+
+
+def _convolution(nodes: Mapping[str, Node], n: Node) -> Problem:
+    geometry = geometry_of(nodes, n)
+    rows = cast(int, n.type.shape[1])
+    extras = tuple(_extra_kind(nodes[a], n, rows) for a in n.args[2:])
+    columns = geometry.images * geometry.positions if geometry.images else None
+    epilogue: Expr | None = cast(ConvAttrs, n.attrs).epilogue
+    return Problem(rows, geometry.taps * geometry.channels, columns, 0, epilogue, extras, conv=geometry)
+
+
+def geometry_of(nodes: Mapping[str, Node], n: Node) -> Geometry:
+    """The sizes of a conv2d node whose images have known sizes.
+
+    What reads single positions only, one beside the other, is one long row of positions.
+    """
+    attrs = cast(ConvAttrs, n.attrs)
+    _, channels, high, wide = cast("tuple[int, int, int, int]", nodes[n.args[1]].type.shape)
+    images, _, height, width = nodes[n.args[0]].type.shape
+    known = images if isinstance(images, int) else None
+    sizes = cast("tuple[int, int, int, int]", (height, width, *n.type.shape[2:]))
+    if (high, wide) == (1, 1) and attrs.strides == (1, 1) and not any(attrs.padding):
+        sizes = (1, sizes[0] * sizes[1]) * 2
+        return Geometry(channels, *sizes, groups=attrs.groups, images=known)
+    return Geometry(
+        channels, *sizes, (high, wide), attrs.strides, attrs.padding[:2], attrs.dilation, attrs.groups, known
+    )
 
 
 def _extra_kind(extra: Node, n: Node, rows: int) -> str:

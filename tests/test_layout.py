@@ -47,6 +47,7 @@ PARTS = {
     "sparsec.printer": "meaning",
     "sparsec.runtime": "runtime",
     "sparsec.targets.target": "target",
+    "sparsec.targets.geometry": "target",
     "sparsec.targets": "kernels",
     "sparsec.passes": "passes",
     "sparsec.frontends": "frontends",

@@ -17,6 +17,11 @@ name = "bsr_spmm"
 format = "bsr"
 
 
+def group_heights(pattern: Pattern) -> list[int]:
+    """Rows a group may have, tallest first, where blocks of the weight are full enough to try."""
+    return sorted({_group(b.rows) for b in pattern.blocks if b.fill > 0.3} - {1}, reverse=True)
+
+
 def _group(rows: int) -> int:
     return next((g for g in (4, 3, 2) if rows % g == 0), 1)
 
@@ -27,14 +32,13 @@ def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
         return False
     if pattern.density > 0.9:
         return False
-    return any(_group(b.rows) > 1 and b.fill > 0.3 for b in pattern.blocks)
+    return bool(group_heights(pattern))
 
 
 def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str, int], ...]:
     """One configuration per group height that blocks of the weight allow, best fill first."""
-    heights = {_group(b.rows) for b in pattern.blocks if b.fill > 0.3} - {1}
     found = []
-    for group in sorted(heights, reverse=True):
+    for group in group_heights(pattern):
         vectors = min(2 if group >= 3 and target.registers < 32 else 4, problem.panel // target.lanes)
         block = panel_visits.block_of_inner(problem, target)
         chunk = panel_visits.chunk_of_rows(problem, target, group)
@@ -45,12 +49,12 @@ def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str,
 def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
     """Cycles of one run on one core."""
     blocks = -(-problem.inner // config["block"])
-    steps = _steps(pattern, config["group"])
+    steps = group_steps(pattern, config["group"])
     visits = min(blocks * problem.rows / config["group"], steps + problem.rows / config["group"])
     return panel_visits.predict(problem, target, config, steps, visits)
 
 
-def _steps(pattern: Pattern, group: int) -> float:
+def group_steps(pattern: Pattern, group: int) -> float:
     """Groups of rows times columns that hold a nonzero."""
     fills = [b.fill for b in pattern.blocks if b.rows % group == 0]
     return pattern.nonzeros / max(max(fills, default=0.01), 0.01) / group
@@ -58,7 +62,7 @@ def _steps(pattern: Pattern, group: int) -> float:
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
     """Every element of a stored group, and one 16-bit offset a group."""
-    return int(_steps(pattern, config["group"]) * (4 * config["group"] + 2)) + 8 * problem.rows
+    return int(group_steps(pattern, config["group"]) * (4 * config["group"] + 2)) + 8 * problem.rows
 
 
 def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:

@@ -25,7 +25,7 @@ _WIDE = 8
 def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
     """One to four columns in plain layout; columns numbered in 16 bits."""
     fits = problem.columns is not None and 1 <= problem.columns <= 4
-    return problem.panel == 0 and fits and problem.inner <= 65536
+    return problem.conv is None and problem.panel == 0 and fits and problem.inner <= 65536
 
 
 def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str, int], ...]:

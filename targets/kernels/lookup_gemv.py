@@ -42,7 +42,8 @@ _PERMUTE = {
 
 def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
     """One to four columns in plain layout."""
-    return problem.panel == 0 and problem.columns is not None and 1 <= problem.columns <= 4
+    fits = problem.columns is not None and 1 <= problem.columns <= 4
+    return problem.conv is None and problem.panel == 0 and fits
 
 
 def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str, int], ...]:

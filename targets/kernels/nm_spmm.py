@@ -22,7 +22,7 @@ name = "nm_spmm"
 format = "nm"
 
 
-def _fits(pattern: Pattern) -> list[tuple[int, int]]:
+def fits(pattern: Pattern) -> list[tuple[int, int]]:
     """(n, m) along the inputs that remove at least a quarter of the work, smallest share first."""
     found = [(f.n, f.m) for f in pattern.nm if f.axis == 1 and 0 < f.n <= 0.75 * f.m]
     return sorted(found, key=lambda nm: (nm[0] / nm[1], nm[1]))
@@ -30,7 +30,7 @@ def _fits(pattern: Pattern) -> list[tuple[int, int]]:
 
 def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
     """Token panels, and at most N nonzeros in every group of M inputs."""
-    return problem.panel > 0 and problem.panel % target.lanes == 0 and bool(_fits(pattern))
+    return problem.panel > 0 and problem.panel % target.lanes == 0 and bool(fits(pattern))
 
 
 def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str, int], ...]:
@@ -39,7 +39,7 @@ def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str,
     rows = max(1, min(8 // vectors, problem.rows))
     chunk = chunk_of_rows(problem, target, rows)
     found = []
-    for n, m in _fits(pattern)[:2]:
+    for n, m in fits(pattern)[:2]:
         block = max(m, block_of_inner(problem, target) // m * m)
         found.append({"n": n, "m": m, "group": rows, "block": block, "chunk": chunk, "vectors": vectors})
     return tuple(found)

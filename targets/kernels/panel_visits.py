@@ -64,10 +64,10 @@ class _PanelRest:
     def keep(self, k: Kernel, offset: Any, value: Any) -> None:
         k.put(k["y"], offset, value)
 
-    def finish(self, k: Kernel, row: Any, offset: Any, value: Any) -> None:
-        k.put(k["y"], offset, finish(k, self.problem, value, row, offset))
+    def finish(self, k: Kernel, row: Any, place: Any, lane: int, value: Any) -> None:
+        k.put(k["y"], place + lane, finish(k, self.problem, value, row, place + lane))
 
-    def leave(self, k: Kernel, rows: Sequence[Any]) -> None:
+    def leave(self, k: Kernel, rows: Sequence[Any], places: Sequence[Any]) -> None:
         """Every vector was stored where it belongs."""
 
 
@@ -85,9 +85,7 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     def blocks(k: Kernel, nest: RowVisits, registers: Any, x: Any, y: Any, chunk: Any) -> None:
         for block, first, last in nest.block_loop(k):
             base = k.bind(x + block * (config["block"] * panel))
-            nest.cell(
-                k, registers, Tile(k["x"], base, _PanelRest(problem, y)), chunk, block, (first, last)
-            )
+            nest.cell(k, registers, Tile(k["x"], base, _PanelRest(problem, y)), chunk, block, (first, last))
 
     def body(k: Kernel) -> None:
         registers = k.registers(nest.accumulators)

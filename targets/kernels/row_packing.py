@@ -50,9 +50,7 @@ class _Store:
     groups: int = 0
 
 
-def pack_rows(
-    weight: Weight, grouping: Grouping, columns: Columns
-) -> tuple[dict[str, Weight], int]:
+def pack_rows(weight: Weight, grouping: Grouping, columns: Columns) -> tuple[dict[str, Weight], int]:
     """The arrays of ``weight[M, K]``, and the number of chunks."""
     rows = weight.shape[0]
     whole = rows // grouping.group * grouping.group

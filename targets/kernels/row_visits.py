@@ -37,10 +37,10 @@ class Rest(Protocol):
     def keep(self, k: Kernel, offset: Any, value: Any) -> None:
         """Lay a vector to rest."""
 
-    def finish(self, k: Kernel, row: Any, offset: Any, value: Any) -> None:
-        """Do the last with a vector."""
+    def finish(self, k: Kernel, row: Any, place: Any, lane: int, value: Any) -> None:
+        """Do the last with the vector ``lane`` elements into the row at ``place``."""
 
-    def leave(self, k: Kernel, rows: Sequence[Any]) -> None:
+    def leave(self, k: Kernel, rows: Sequence[Any], places: Sequence[Any]) -> None:
         """After all vectors of the rows of a last visit."""
 
 
@@ -111,12 +111,12 @@ class RowVisits:
                 self._step(k, registers, tile, step0 + j, len(rows), lane, wide)
             for r, v, here in at:
                 if last:
-                    rest.finish(k, rows[r], places[r] + here, registers[r * wide + v])
+                    rest.finish(k, rows[r], places[r], here, registers[r * wide + v])
                 else:
                     rest.keep(k, places[r] + here, registers[r * wide + v])
             lane += wide * k.lanes
         if last:
-            rest.leave(k, rows)
+            rest.leave(k, rows, places)
 
     def _step(
         self, k: Kernel, registers: Any, tile: Tile, step: Any, rows: int, lane: int, wide: int

@@ -162,14 +162,18 @@ class Window:
             row = k.bind(plane + y * g.width)
             if inside:
                 self._stage_row(k, source, row, buffer, here, phase, corner[1], fill)
-                continue
-            with T.If(T.And(y >= 0, y < g.height)):
-                with T.Then():
-                    self._stage_row(k, source, row, buffer, here, phase, corner[1], fill)
-                with T.Else():
-                    low, high = self._data(phase) if self.whole_rows else (0, phase.columns)
-                    for at, width in spans(k, high - low, self.lanes):
-                        k.put(buffer, here + low + at, k.splat(fill, width), width)
+            else:
+                with T.If(T.And(y >= 0, y < g.height)):
+                    with T.Then():
+                        self._stage_row(k, source, row, buffer, here, phase, corner[1], fill)
+                    with T.Else():
+                        self._fill_row(k, buffer, here, phase, fill)
+
+    def _fill_row(self, k: Kernel, buffer: Any, here: Any, phase: Phase, fill: float) -> None:
+        """A row that lies outside x."""
+        low, high = self._data(phase) if self.whole_rows else (0, phase.columns)
+        for at, width in spans(k, high - low, self.lanes):
+            k.put(buffer, here + low + at, k.splat(fill, width), width)
 
     def _data(self, phase: Phase) -> tuple[int, int]:
         """The columns [low, high) of a phase that lie inside x, for tiles of whole rows."""
