@@ -7,7 +7,7 @@ are staged as in window_visits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,37 +171,38 @@ class _Writer:
         rows = [k.bind(band * c["group"] + r) for r in range(height)]
         places = [rest.at(k, row, r) for r, row in enumerate(rows)]
         start = k.bind(base + band * (taps * groups * c["n"] * c["group"]))
-        lane = 0
+        done = 0
         for wide in parts_of(self.window, c["vectors"]):
-            at = [(r, v, lane + v * k.lanes) for r in range(height) for v in range(wide)]
+            at = [(r, v, (done + v) * k.lanes) for r in range(height) for v in range(wide)]
+            lanes = self.window.steps[done : done + wide]
             for r, v, here in at:
                 first = k.splat(0.0) if ends[0] else rest.load(k, places[r] + here)
                 k.assign(registers, r * wide + v, first)
             for tap in range(taps):
                 with k.loop(groups) as g:
                     values = k.bind(start + (g + tap * groups) * (c["n"] * c["group"]))
-                    self._group(k, registers, values, g, tap, height, (lane, wide))
+                    self._group(k, registers, values, g, tap, height, lanes)
             for r, v, here in at:
                 value = registers[r * wide + v]
                 if ends[1]:
                     rest.finish(k, rows[r], places[r], here, value)
                 else:
                     rest.keep(k, places[r] + here, value)
-            lane += wide * k.lanes
+            done += wide
         if ends[1]:
             rest.leave(k, rows, places)
 
     def _group(
-        self, k: Kernel, registers: Any, values: Any, g: Any, tap: int, height: int, part: tuple[int, int]
+        self, k: Kernel, registers: Any, values: Any, g: Any, tap: int, height: int, lanes: Sequence[int]
     ) -> None:
-        c, window, (lane, wide) = self.config, self.window, part
+        c, window, wide = self.config, self.window, len(lanes)
         offset = window.offset(*divmod(tap, window.geometry.kernel[1]))
-        here = k.bind(g * (c["m"] * window.size) + (offset + lane))
+        here = k.bind(g * (c["m"] * window.size) + offset)
         for i in range(c["n"]):
             for r in range(height):
                 number = values + (i * c["group"] + r)
                 value = k.bind(k.splat(k["values"][number]))
                 x = k.bind(here + k.cast64(k["places"][number]) * window.size)
-                for v in range(wide):
-                    total = registers[r * wide + v] + value * k.vector(k.scratch, x + v * k.lanes)
+                for v, lane in enumerate(lanes):
+                    total = registers[r * wide + v] + value * k.vector(k.scratch, x + lane)
                     k.assign(registers, r * wide + v, total)

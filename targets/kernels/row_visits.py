@@ -55,7 +55,11 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class RowVisits:
-    """The settings of one kernel: ``parts`` are the vectors held at a time, one pass each."""
+    """The settings of one kernel.
+
+    ``parts`` are the vectors held at a time, one pass each; ``steps`` where each vector begins in
+    the tile of X, in elements (empty: one after the other).
+    """
 
     rows: int
     group: int
@@ -63,6 +67,7 @@ class RowVisits:
     chunks: int
     blocks: int
     parts: tuple[int, ...]
+    steps: tuple[int, ...] = ()
 
     @property
     def accumulators(self) -> int:
@@ -101,27 +106,28 @@ class RowVisits:
     ) -> None:  # fmt: skip
         (first, last), rest = ends, tile.rest
         places = [rest.at(k, row, r) for r, row in enumerate(rows)]
-        lane = 0
+        done = 0
         for wide in self.parts:
-            at = [(r, v, lane + v * k.lanes) for r in range(len(rows)) for v in range(wide)]
+            at = [(r, v, (done + v) * k.lanes) for r in range(len(rows)) for v in range(wide)]
+            lanes = [self.steps[v] if self.steps else v * k.lanes for v in range(done, done + wide)]
             for r, v, here in at:
                 start = k.splat(0.0) if first else rest.load(k, places[r] + here)
                 k.assign(registers, r * wide + v, start)
             with k.loop(steps) as j:
-                self._step(k, registers, tile, step0 + j, len(rows), lane, wide)
+                self._step(k, registers, tile, step0 + j, len(rows), lanes)
             for r, v, here in at:
                 if last:
                     rest.finish(k, rows[r], places[r], here, registers[r * wide + v])
                 else:
                     rest.keep(k, places[r] + here, registers[r * wide + v])
-            lane += wide * k.lanes
+            done += wide
         if last:
             rest.leave(k, rows, places)
 
     def _step(
-        self, k: Kernel, registers: Any, tile: Tile, step: Any, rows: int, lane: int, wide: int
+        self, k: Kernel, registers: Any, tile: Tile, step: Any, rows: int, lanes: list[int]
     ) -> None:
-        lanes = [lane + v * k.lanes for v in range(wide)]
+        wide = len(lanes)
         if self.shared:
             offset = k.bind(k.cast64(k["offsets"][step]))
             shared = [k.bind(k.vector(tile.buffer, tile.base + offset + at)) for at in lanes]

@@ -5,8 +5,9 @@ inputs those outputs read, padding included, as one plane per *phase*: with stri
 the odd input rows and columns are set apart while they are copied.  Planes have rows ``pitch``
 apart, so output (i, j) reads tap (r, s) at ``offset(r, s) + i * pitch + j``: a convolution is a
 sparse matrix product with constant offsets (direct sparse convolution, Park et al. 2017), on
-vectors of ``lanes`` consecutive positions that run over row ends.  All tiles have one shape: the
-last of a row or column starts early and computes some outputs again.
+vectors of ``lanes`` consecutive positions that run over row ends, or ``by_row`` begin anew with
+each row.  All tiles have one shape: the last of a row or column starts early and computes some
+outputs again.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Window:
     rows: int
     columns: int
     lanes: int
+    by_row: bool = False
 
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
@@ -83,19 +85,27 @@ class Window:
         return -(-len(self.phases) * self.plane // self.lanes) * self.lanes
 
     @cached_property
-    def positions(self) -> int:
-        """Elements from a tile's first output to its last, at this pitch."""
-        return (self.rows - 1) * self.pitch + self.columns
+    def steps(self) -> tuple[int, ...]:
+        """Where each vector of positions begins, as elements from the tile's first output."""
+        if self.by_row:
+            across = range(0, self.columns, self.lanes)
+            return tuple(i * self.pitch + j for i in range(self.rows) for j in across)
+        return tuple(range(0, (self.rows - 1) * self.pitch + self.columns, self.lanes))
 
     @cached_property
     def vectors(self) -> int:
-        """Vectors that cover the positions."""
-        return -(-self.positions // self.lanes)
+        """Vectors that cover the tile."""
+        return len(self.steps)
 
     @cached_property
     def line(self) -> int:
         """Elements of those vectors."""
         return self.vectors * self.lanes
+
+    @cached_property
+    def line_pitch(self) -> int:
+        """Elements of those vectors from one row to the next."""
+        return -(-self.columns // self.lanes) * self.lanes if self.by_row else self.pitch
 
     @cached_property
     def tiles(self) -> tuple[int, int]:
@@ -236,7 +246,7 @@ class Window:
         """
         g = self.geometry
         with k.loop(self.rows) as i:
-            here = k.bind(at + i * self.pitch)
+            here = k.bind(at + i * self.line_pitch)
             there = k.bind(base + (corner[0] + i) * g.out_width + corner[1])
             for step, width in spans(k, self.columns, self.lanes):
                 put(k.vector(buffer, here + step, width), k.bind(there + step), width)

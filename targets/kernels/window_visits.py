@@ -8,7 +8,7 @@ constant offset from the output position (direct sparse convolution: Park et al.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ def windows(geometry: Geometry, target: Target) -> list[Window]:
             parts = -(-wide // (vectors * lanes))
             columns = min(wide, -(-wide // parts // lanes) * lanes)
             found.append(Window(geometry, 1, columns, lanes))
+    found += [replace(w, by_row=True) for w in found]
     found = [w for w in dict.fromkeys(found) if w.floats(1) * 4 <= target.l2 // 2 and w.size < 65536]
     return sorted(found, key=lambda w: (_waste(w), w.vectors))[:8]
 
@@ -64,7 +65,7 @@ def config_of(window: Window, problem: Problem, target: Target, group: int, shar
         most = max(1, 12 // (group + 1))
     passes = -(-window.vectors // most)
     return {
-        "rows": window.rows, "columns": window.columns, "channels": channels, "group": group,
+        "rows": window.rows, "columns": window.columns, "by_row": int(window.by_row), "channels": channels, "group": group,
         "vectors": -(-window.vectors // passes), "chunk": chunk_of(window, problem, target, group),
         "shared": int(shared),
     }  # fmt: skip
@@ -89,7 +90,8 @@ def chunk_of(window: Window, problem: Problem, target: Target, group: int) -> in
 
 def window_of(problem: Problem, config: Mapping[str, int], target: Target) -> Window:
     assert problem.conv is not None
-    return Window(problem.conv, config["rows"], config["columns"], target.lanes)
+    by_row = bool(config["by_row"])
+    return Window(problem.conv, config["rows"], config["columns"], target.lanes, by_row)
 
 
 def parts_of(window: Window, vectors: int) -> tuple[int, ...]:
@@ -187,7 +189,7 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     blocks = -(-g.channels // channels)
     nest = RowVisits(
         problem.rows, config["group"], bool(config["shared"]), config["row_chunks"], blocks,
-        parts_of(window, config["vectors"]),
+        parts_of(window, config["vectors"]), window.steps,
     )  # fmt: skip
 
     def body(k: Kernel) -> None:
