@@ -1,38 +1,53 @@
-"""Writes the README's table of results anew from ``benchmarks/results/*.json``.
+"""Writes the README's tables of results anew from ``benchmarks/results/*.json``.
 
-python benchmarks/readme_table.py           # --check only says whether it is up to date
+python benchmarks/readme_table.py           # --check only says whether they are up to date
+
+Workloads stand between the lines ``<!-- results: begin -->`` and ``end``; if there are lines
+``<!-- models: begin -->`` and ``end``, the table of real models stands between those.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from table import markdown
+import models_markdown
+import table
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+Markdown = Callable[[dict[str, Any]], str]
+#: name of the markers, also in the result files: what writes a file's table, and whether it must be there
+SECTIONS: dict[str, tuple[Markdown, bool]] = {
+    "results": (table.markdown, True),
+    "models": (models_markdown.markdown, False),
+}
 
 
-def tables() -> str:
-    """All result files, one after the other."""
+def tables(section: str, markdown: Markdown) -> str:
+    """All result files of a kind, one after the other."""
     found = sorted(Path(__file__).parent.joinpath("results").glob("*.json"))
     loaded = [json.loads(path.read_text()) for path in found]
-    return "\n".join(markdown(results) for results in loaded if "machine" in results)
+    return "\n".join(markdown(results) for results in loaded if section in results)
 
 
 def rewritten(text: str) -> str:
     """The README's text with fresh tables between the markers.
 
     Raises:
-        SystemExit: the markers are missing.
+        SystemExit: markers are missing.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"README.md needs the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{tables()}{END}{after}"
+    for section, (markdown, needed) in SECTIONS.items():
+        begin_mark, end_mark = f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
+        before, begin, rest = text.partition(begin_mark)
+        _, end, after = rest.partition(end_mark)
+        if begin and end:
+            text = f"{before}{begin}\n{tables(section, markdown)}{end}{after}"
+        elif needed or begin:
+            raise SystemExit(f"README.md needs the lines {begin_mark} and {end_mark}")
+    return text
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Times sparsec and the dense engines side by side and writes what it found.
 
-    python benchmarks/run.py                    all workloads, one thread, 30 rounds
+    python benchmarks/run.py                    all workloads but optional ones, one thread, 30 rounds
     python benchmarks/run.py --quick            a few workloads, 5 rounds, nothing written
     python benchmarks/run.py --only ffn_128_u90 --rounds 50
     python benchmarks/run.py --threads 2
@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from engines import DENSE, ENGINES, Bound, Engine
 from machine import described, slug
-from table import markdown
+from operations import useful_operations
+from table import markdown, useful_gflops
 from workloads import WORKLOADS, Absent, Workload
 
 from sparsec.measure import Timing, interleaved, pin_to_one_core, spelled
@@ -66,7 +67,8 @@ def measure(
         "about": workload.about,
         "threads": threads,
         "rounds": rounds,
-        "engines": {name: _as_numbers(t) for name, t in timings.items()},
+        "engines": {name: as_numbers(t) for name, t in timings.items()},
+        "operations": useful_operations(path, workload.shapes),
         "versions": {e.name: e.version for e in engines},
         "differences": differences,
     }
@@ -90,7 +92,8 @@ def _checked(workload: Workload, bound: dict[str, Bound]) -> dict[str, float]:
     return found
 
 
-def _as_numbers(timing: Timing) -> dict[str, float]:
+def as_numbers(timing: Timing) -> dict[str, float]:
+    """Microseconds, as results hold them."""
     seconds = {"median_us": timing.median, "q1_us": timing.low, "q3_us": timing.high}
     return {**{key: round(value * 1e6, 3) for key, value in seconds.items()}, "disturbed": timing.disturbed}
 
@@ -109,9 +112,11 @@ def merge(path: Path, machine: dict[str, Any], rows: list[dict[str, Any]]) -> di
 def _line(row: dict[str, Any]) -> str:
     times = "  ".join(f"{n} {spelled(t['median_us'] / 1e6)}" for n, t in row["engines"].items())
     ratio = f"  {row['ratio']:.2f}x {row['best_dense']}" if "ratio" in row else ""
+    speed = useful_gflops(row)
+    ratio += f"  {speed:.1f} useful GFLOP/s" if speed else ""
     worst = max(t["disturbed"] for t in row["engines"].values())
     warning = f"  DISTURBED: {worst:.0%} of an engine's turns; others use this core" if worst > 0.2 else ""
-    return f"{row['workload']:<14} {times}{ratio}{warning}"
+    return f"{row['workload']:<17} {times}{ratio}{warning}"
 
 
 def arguments() -> argparse.Namespace:
@@ -138,7 +143,7 @@ def chosen(options: argparse.Namespace) -> list[Workload]:
         raise SystemExit(f"no workload {', '.join(unknown)}; there are {', '.join(known)}")
     if options.only:
         return [known[name] for name in options.only]
-    return [w for w in WORKLOADS if w.quick or not options.quick]
+    return [w for w in WORKLOADS if (w.quick or not options.quick) and not w.optional]
 
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -151,7 +156,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
             try:
                 rows.append(measure(workload, engines, options.threads, rounds, Path(folder)))
             except Absent as reason:
-                print(f"{workload.name:<14} skipped: {reason}", file=sys.stderr)
+                print(f"{workload.name:<17} skipped: {reason}", file=sys.stderr)
             else:
                 print(_line(rows[-1]), flush=True)
     return rows
@@ -160,7 +165,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     options = arguments()
     if options.list:
-        print("\n".join(f"{w.name:<14} {w.about}" for w in WORKLOADS))
+        print("\n".join(f"{w.name:<17} {w.about}{' (by name only)' * w.optional}" for w in WORKLOADS))
         return
     if options.threads == 1:
         pin_to_one_core()  # before any engine starts a thread

@@ -7,20 +7,25 @@ from typing import Any
 
 from sparsec.measure import spelled
 
-HEADINGS = ("workload", "sparsec", "onnxruntime", "OpenVINO", "against the best dense")
+HEADINGS = ("workload", "sparsec", "onnxruntime", "OpenVINO", "against the best dense", "useful GFLOP/s")
 COLUMNS = ("sparsec", "onnxruntime", "openvino")
 
 
 def markdown(results: dict[str, Any]) -> str:
     """A table for each number of threads, under a line about the machine."""
     machine, rows = results["machine"], results["results"]
-    parts = [
-        f"{machine['cpu']} (family {machine['family']}, model {machine['model']}), {_isa(machine['flags'])}"
-    ]
+    parts = [machine_line(machine)]
     for threads in sorted({r["threads"] for r in rows}):
         of_these = [r for r in rows if r["threads"] == threads]
         parts += [_heading(threads, of_these), _table(of_these)]
     return "\n\n".join(parts) + "\n"
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """The processor and its instruction sets."""
+    return (
+        f"{machine['cpu']} (family {machine['family']}, model {machine['model']}), {_isa(machine['flags'])}"
+    )
 
 
 def _isa(flags: Iterable[str]) -> str:
@@ -42,20 +47,29 @@ def _heading(threads: int, rows: list[dict[str, Any]]) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    lines = [HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1))]
-    lines += [_cells(row) for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    cells = [HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1)), *(_cells(row) for row in rows)]
+    if not any(map(useful_gflops, rows)):
+        cells = [line[:-1] for line in cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    times = (_time(row["engines"].get(name)) for name in COLUMNS)
+    times = (time_cell(row["engines"].get(name)) for name in COLUMNS)
     ratio = f"{row['ratio']:.2f}x" if "ratio" in row else ""
     if any(timing.get("disturbed", 0) > 0.2 for timing in row["engines"].values()):
         ratio += " (others used the core)"
-    return (row["about"], *times, ratio)
+    speed = useful_gflops(row)
+    return (row["about"], *times, ratio, f"{speed:.1f}" if speed else "")
 
 
-def _time(timing: dict[str, float] | None) -> str:
+def useful_gflops(row: dict[str, Any]) -> float | None:
+    """Speed of sparsec in operations on nonzero weights, where the row tells how many there are."""
+    operations, timing = row.get("operations"), row["engines"].get("sparsec")
+    return operations / timing["median_us"] / 1e3 if operations and timing else None
+
+
+def time_cell(timing: dict[str, float] | None) -> str:
+    """A median with its quartiles; empty for an engine that did not run."""
     if timing is None:
         return ""
     median, low, high = (timing[key] / 1e6 for key in ("median_us", "q1_us", "q3_us"))

@@ -2,7 +2,8 @@
 
 Networks made here have random normal weights, pruned by magnitude at the same rate in every
 linear layer, and are written by torch's ONNX exporter, so that every engine reads what users'
-files hold.  The others are files of the shared data folder beside the repository.
+files hold; for convolutional ones see convolutional.py.  The others are files of the shared data
+folder beside the repository.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import convolutional
 import numpy as np
+from convolutional import Pruning
 
 Arrays = dict[str, np.ndarray]
 
@@ -32,7 +36,7 @@ class Workload:
     """A model and its inputs.
 
     ``write(folder)`` returns the path of an ONNX file; ``shapes`` fixes its dynamic dimensions.
-    ``quick`` ones run under ``--quick``.
+    ``quick`` ones run under ``--quick``, ``optional`` ones only by name.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Workload:
     inputs: Callable[[np.random.Generator], Arrays]
     shapes: dict[str, tuple[int, ...]] | None = None
     quick: bool = False
+    optional: bool = False
 
 
 def prune(module: Any, sparsity: float) -> None:
@@ -126,6 +131,30 @@ def _encoder_inputs(random: np.random.Generator) -> Arrays:
     return {"embeddings": embeddings, "attention_mask": np.ones((1, 128), np.float32)}
 
 
+def _convolutional(
+    name: str, about: str, make: Callable[[], Any], shape: tuple[int, ...], pruning: Pruning, **flags: bool
+) -> Workload:
+    return Workload(
+        name,
+        about,
+        lambda folder: convolutional.exported(make, shape, pruning, folder / f"{name}.onnx"),
+        lambda random: {"x": random.standard_normal(shape).astype(np.float32)},
+        **flags,
+    )
+
+
+def _resnet50(name: str, about: str, pruning: Pruning, batch: int = 1, **flags: bool) -> Workload:
+    about = f"ResNet-50, batch {batch}, {about}"
+    return _convolutional(name, about, convolutional.resnet50, (batch, 3, 224, 224), pruning, **flags)
+
+
+def _layer_3x3(channels: int, side: int, quick: bool = False) -> Workload:
+    about = f"3x3 convolution, {channels} channels, {side}x{side}, 90 % unstructured"
+    shape = (1, channels, side, side)
+    make = partial(convolutional.layer_3x3, channels)
+    return _convolutional(f"conv_{channels}_{side}_u90", about, make, shape, Pruning(0.9), quick=quick)
+
+
 def _policy(name: str, about: str, width: int) -> Workload:
     return Workload(
         f"mjx_{name}",
@@ -157,4 +186,36 @@ WORKLOADS: tuple[Workload, ...] = (
     _policy("go1", "policy MLP, Go1 quadruped", 48),
     _policy("g1", "policy MLP, G1 humanoid", 103),
     _policy("leap", "policy MLP, LEAP hand", 57),
+    _resnet50("resnet50_dense", "dense", Pruning(0.0)),
+    _resnet50("resnet50_u80", "80 % unstructured", Pruning(0.80)),
+    _resnet50("resnet50_u90", "90 % unstructured", Pruning(0.90)),
+    _resnet50("resnet50_u95", "95 % unstructured", Pruning(0.95)),
+    _resnet50("resnet50_b4x1_90", "90 % in blocks of 4 outputs", Pruning(0.90, outputs=4)),
+    _resnet50("resnet50_16_dense", "dense", Pruning(0.0), batch=16, optional=True),
+    _resnet50("resnet50_16_u90", "90 % unstructured", Pruning(0.90), batch=16, optional=True),
+    _convolutional(
+        "resnet18_u90",
+        "ResNet-18, batch 1, 90 % unstructured",
+        convolutional.resnet18,
+        (1, 3, 224, 224),
+        Pruning(0.90),
+    ),
+    _convolutional(
+        "mobilenet_u90",
+        "MobileNet-v1, batch 1, 1x1 convolutions 90 % unstructured",
+        convolutional.mobilenet_v1,
+        (1, 3, 224, 224),
+        Pruning(0.90, only_1x1=True),
+    ),
+    Workload(
+        "lenet5_64",
+        "LeNet-5 by dynamic network surgery, batch 64, 99.1 % unstructured",
+        _shared("pruned", "dns_lenet5_sparse", "model.onnx"),
+        lambda random: {"x": random.random((64, 1, 28, 28), np.float32)},
+        {"x": (64, 1, 28, 28)},
+    ),
+    _layer_3x3(64, 56),
+    _layer_3x3(128, 28),
+    _layer_3x3(256, 14, quick=True),
+    _layer_3x3(512, 7),
 )

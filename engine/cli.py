@@ -108,6 +108,7 @@ def run(
 def explain(
     model: ModelPath,
     candidates: Annotated[bool, typer.Option("--candidates", help="also list what else was weighed")] = False,
+    picture: Annotated[bool, typer.Option(help="draw where each layer's zeros are")] = True,
     shape: Shapes = None,
     target: TargetName = "native",
     as_json: Json = False,
@@ -119,7 +120,7 @@ def explain(
     else:
         from sparsec.explain import render
 
-        render(report, _console(), candidates=candidates)
+        render(report, _console(), candidates=candidates, pictures=picture)
 
 
 @app.command()

@@ -10,10 +10,13 @@ from sparsec.frontends import import_model
 from sparsec.ir import Graph
 from sparsec.passes.assign_layouts import assign_layouts
 from sparsec.passes.choose_format import choose_format
+from sparsec.passes.flatten_convolution import flatten_convolution
+from sparsec.passes.fold_convolution import fold_convolution
 from sparsec.passes.fuse_attention import fuse_attention
 from sparsec.passes.fuse_elementwise import fuse_elementwise
 from sparsec.passes.infer_patterns import infer_patterns
 from sparsec.passes.pack import pack
+from sparsec.passes.pack_recurrent import pack_recurrent
 from sparsec.passes.simplify import simplify
 from sparsec.planner import plan_program
 from sparsec.report import report_of
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
 
 #: what happens to a graph, in order
 PASSES: tuple[Pass, ...] = (
-    simplify, fuse_attention, simplify, fuse_elementwise, simplify, infer_patterns, assign_layouts,
-    choose_format, pack,
+    simplify, fuse_attention, simplify, fuse_elementwise, fold_convolution, flatten_convolution, simplify,
+    infer_patterns, assign_layouts, choose_format, pack_recurrent, pack,
 )  # fmt: skip
 
 #: what describing a model needs

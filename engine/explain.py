@@ -6,24 +6,34 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.columns import Columns
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from sparsec.picture import coloured, shaded
 
 Layer = Mapping[str, Any]
 Report = Mapping[str, Any]
 
 
-def render(report: Report, console: Console, *, candidates: bool = False) -> None:
+#: lines and characters of a layer's picture, and of each where there are more layers than FEW
+PICTURE, THUMBNAIL, FEW = (12, 64), (4, 22), 6
+
+
+def render(report: Report, console: Console, *, candidates: bool = False, pictures: bool = False) -> None:
     """Print a report.
 
     Args:
         report: ``Program.report``.
         console: where to.
         candidates: also list what else was weighed for every layer.
+        pictures: first draw where every layer's zeros are.
     """
     layers: Sequence[Layer] = report.get("layers", ())
+    if layers and pictures:
+        _print_pictures(layers, console)
     if layers:
         console.print(_table(layers))
         console.print(_reasons(layers))
@@ -31,6 +41,46 @@ def render(report: Report, console: Console, *, candidates: bool = False) -> Non
         for layer in layers:
             _print_candidates(layer, console)
     console.print(_summary(layers, report))
+
+
+def _print_pictures(layers: Sequence[Layer], console: Console) -> None:
+    """Large, one below the other; many layers as thumbnails beside each other."""
+    drawn = [(number, layer) for number, layer in enumerate(layers, start=1) if layer.get("raster")]
+    if len(layers) > FEW:
+        size = THUMBNAIL
+        cells = [Group(_thumbnail_caption(*one), _drawn(one[1], console, size), "") for one in drawn]
+        console.print(Columns(cells, width=size[1], padding=(0, 2)))
+        return
+    for number, layer in drawn:
+        found = f"{layer.get('found', '')} -> {layer.get('format', '')}"
+        console.print(Text(f"{number} {_name(layer)}: {_shape(layer.get('shape', ()))}, {found}"))
+        console.print(_drawn(layer, console, PICTURE), "", sep="\n")
+
+
+def _thumbnail_caption(number: int, layer: Layer) -> Text:
+    lines = (
+        f"{number} {_name(layer)}",
+        _shape(layer.get("shape", ())),
+        f"{_zeros(layer)} -> {layer.get('format', '')}",
+    )
+    return Text("\n".join(_shortened(line, THUMBNAIL[1]) for line in lines), no_wrap=True)
+
+
+def _shortened(text: str, width: int) -> str:
+    """The end of a name tells more than its beginning."""
+    return text if len(text) <= width else f"..{text[2 - width :]}"
+
+
+def _drawn(layer: Layer, console: Console, size: tuple[int, int]) -> Text:
+    if has_colours(console):
+        return coloured(layer["raster"], *size)
+    lines = shaded(layer["raster"], *size, ascii_only=console.options.ascii_only)
+    return Text("\n".join(lines), no_wrap=True)
+
+
+def has_colours(console: Console) -> bool:
+    """Whether a picture may be told by colours alone."""
+    return console.color_system in ("256", "truecolor") and not console.no_color
 
 
 def _table(layers: Iterable[Layer]) -> Table:
@@ -46,7 +96,7 @@ def _table(layers: Iterable[Layer]) -> Table:
             str(number),
             escape(_name(layer)),
             _shape(layer.get("shape", ())),
-            f"{100 * float(layer.get('sparsity', 0.0)):.1f} %",
+            _zeros(layer),
             escape(str(layer.get("kernel", "") or layer.get("format", ""))),
             _size(layer),
         )
@@ -98,6 +148,10 @@ def _summary(layers: Sequence[Layer], report: Report) -> str:
 
 def _name(layer: Layer) -> str:
     return str(layer.get("origin") or layer.get("node", ""))
+
+
+def _zeros(layer: Layer) -> str:
+    return f"{100 * float(layer.get('sparsity', 0.0)):.1f} %"
 
 
 def _shape(shape: Iterable[Any]) -> str:

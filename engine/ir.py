@@ -19,6 +19,8 @@ resize         x (N, C, H, W)                       H and W resampled: nearest o
 attention      q, k, v (B, L, H*D) [, mask]         ``softmax(q_h k_h^T * scale + mask) v_h`` per head;
                                                     mask broadcasts to (B, 1, Lq, Lk)
 elementwise    any, broadcast together              the attrs' expression
+recurrent      x (T, B, G*H), r (H, G*H), h (B or   one LSTM, GRU or RNN layer over T steps from state h
+               1, H), then what attrs say           (see RecurrentAttrs); items: y (T, B, H), last h, last c
 layer_norm     x, gamma, beta (features,)           over the last axis; epilogue-free
 softmax        x                                    over ``axis`` (log_softmax: ``log=True``)
 reduce         x                                    sum, mean, max, min over ``axes``
@@ -29,13 +31,13 @@ slice          x                                    ``x[begin:end:step]`` on eve
 pad            x                                    ``value`` around x
 relayout       x                                    same value, another storage layout
 tir            any                                  an operator carried as TIR (see TirAttrs)
-item           a tir node                           its output number ``index``
+item           a tir or recurrent node              its output number ``index``
 =============  ===================================  ==============================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as replace
 from enum import StrEnum
@@ -44,6 +46,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sparsec.dims import Dim, Size, product
 from sparsec.errors import IRError
 from sparsec.expr import Expr
+from sparsec.verify_windows import window_problem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +64,7 @@ class Op(StrEnum):
     CONST = "const"
     MATMUL = "matmul"
     ATTENTION = "attention"
+    RECURRENT = "recurrent"
     ELEMENTWISE = "elementwise"
     LAYER_NORM = "layer_norm"
     SOFTMAX = "softmax"
@@ -247,6 +251,21 @@ class PadAttrs:
 
 
 @dataclass(frozen=True, slots=True)
+class RecurrentAttrs:
+    """``kind`` is lstm, gru or rnn: 4, 3 or 1 gates of H columns each, in ONNX's order.
+
+    x holds the products of all inputs with the input weights, and the biases.  An lstm reads (and
+    makes) a cell state c, shaped as h, after h.  ``reverse`` runs from the last step to the first; y keeps
+    the order of x.  A gru with ``reset_after`` resets the product with r rather than its operand, and
+    reads the bias (H,) of that product's last gate after h (ONNX: linear_before_reset).
+    """
+
+    kind: str
+    reverse: bool = False
+    reset_after: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TirAttrs:
     """An operator the IR has no word for, as one self-contained TIR function.
 
@@ -263,7 +282,7 @@ class TirAttrs:
 
 @dataclass(frozen=True, slots=True)
 class ItemAttrs:
-    """Which output of a tir node."""
+    """Which output of a node that has several."""
 
     index: int
 
@@ -271,7 +290,7 @@ class ItemAttrs:
 Attrs: TypeAlias = (
     ConstAttrs | MatmulAttrs | AttentionAttrs | ElementwiseAttrs | LayerNormAttrs | SoftmaxAttrs
     | ReduceAttrs | TransposeAttrs | ConvAttrs | PoolAttrs | ResizeAttrs | ConcatAttrs | SliceAttrs
-    | PadAttrs | TirAttrs | ItemAttrs | None
+    | PadAttrs | RecurrentAttrs | TirAttrs | ItemAttrs | None
 )  # fmt: skip
 
 
@@ -394,7 +413,7 @@ def verify(graph: Graph) -> Graph:
     Raises:
         IRError: names the node and the rule.
     """
-    seen: set[str] = set()
+    seen: dict[str, Type] = {}
     for n in graph.nodes:
         if n.name in seen:
             raise IRError(f"{n.name}: two nodes have this name")
@@ -402,8 +421,10 @@ def verify(graph: Graph) -> Graph:
         if missing:
             raise IRError(f"{n.name} ({n.op}): reads {missing[0]}, which no earlier node makes")
         _verify_node(graph, n)
-        seen.add(n.name)
-    _verify_outputs(graph, seen)
+        if problem := window_problem(n, [seen[a] for a in n.args]):
+            raise IRError(f"{n.name} ({n.op}): {problem}")
+        seen[n.name] = n.type
+    _verify_outputs(graph, seen.keys())
     return graph
 
 
@@ -412,7 +433,7 @@ _ATTRS: Mapping[Op, type] = {
     Op.ELEMENTWISE: ElementwiseAttrs, Op.LAYER_NORM: LayerNormAttrs, Op.SOFTMAX: SoftmaxAttrs,
     Op.REDUCE: ReduceAttrs, Op.TRANSPOSE: TransposeAttrs, Op.CONV2D: ConvAttrs, Op.POOL: PoolAttrs,
     Op.RESIZE: ResizeAttrs, Op.CONCAT: ConcatAttrs, Op.SLICE: SliceAttrs, Op.PAD: PadAttrs,
-    Op.TIR: TirAttrs, Op.ITEM: ItemAttrs,
+    Op.RECURRENT: RecurrentAttrs, Op.TIR: TirAttrs, Op.ITEM: ItemAttrs,
 }  # fmt: skip
 
 
@@ -439,7 +460,7 @@ def _verify_const(graph: Graph, n: Node) -> None:
         raise IRError(f"{n.name} (const): array {array.dtype}{array.shape} but type {n.type}")
 
 
-def _verify_outputs(graph: Graph, seen: set[str]) -> None:
+def _verify_outputs(graph: Graph, seen: Collection[str]) -> None:
     if len(graph.outputs) != len(graph.output_names):
         raise IRError("outputs and output_names differ in length")
     for name in graph.outputs:
@@ -461,6 +482,16 @@ def fresh_name(stem: str, taken: Iterable[str]) -> str:
 def const_node(name: str, array: np.ndarray[Any, Any]) -> Node:
     """The node of a constant array."""
     return Node(name, Op.CONST, (), Type(tuple(array.shape), str(array.dtype)), ConstAttrs())
+
+
+def outputs_of(n: Node) -> tuple[Type, ...]:
+    """The types of all a node makes, its own first; several are read through item nodes."""
+    if isinstance(n.attrs, TirAttrs):
+        return n.attrs.outputs
+    if isinstance(n.attrs, RecurrentAttrs):
+        state = replace(n.type, shape=n.type.shape[1:])
+        return (n.type, state, state) if n.attrs.kind == "lstm" else (n.type, state)
+    return (n.type,)
 
 
 def is_dynamic(sizes: Iterable[Size]) -> bool:

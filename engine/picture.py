@@ -50,19 +50,28 @@ def densities(rows: Sequence[str]) -> Array:
 
 def shaded(rows: Sequence[str], height: int, width: int, *, ascii_only: bool = False) -> list[str]:
     """A raster as at most ``height`` lines of ``width`` characters, darker where nonzeros are."""
-    shades = _ASCII if ascii_only else _SHADES
     if not rows:
         return []
     # a character is twice as tall as wide: two rows of cells share one
     cells = _means(densities(rows), min(height, -(-len(rows) // 2)), width)
-    return ["".join(shades[i] for i in row) for row in np.searchsorted(_SHARES, cells)]
+    return in_shades(cells, ascii_only=ascii_only)
 
 
 def coloured(rows: Sequence[str], height: int, width: int) -> Text:
-    """The same in colours, two rows of cells a line: half blocks with a background."""
+    """The same in colours, two rows of cells a line."""
+    return in_colours(_means(densities(rows), 2 * height, width) if rows else np.zeros((0, 0)))
+
+
+def in_shades(cells: Array, *, ascii_only: bool = False) -> list[str]:
+    """Numbers from 0 to 1 [rows, columns] as a line of characters a row."""
+    shades = _ASCII if ascii_only else _SHADES
+    return ["".join(shades[i] for i in row) for row in np.searchsorted(_SHARES, cells)]
+
+
+def in_colours(cells: Array) -> Text:
+    """Numbers from 0 to 1 [rows, columns] as half blocks with a background, a line for two rows."""
     from rich.text import Text
 
-    cells = _means(densities(rows), 2 * height, width) if rows else np.zeros((0, 0))
     text = Text(no_wrap=True)
     for upper in range(0, len(cells), 2):
         lower = cells[upper + 1] if upper + 1 < len(cells) else [None] * len(cells[upper])

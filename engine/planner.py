@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sparsec.dims import Size
 from sparsec.errors import Unsupported
-from sparsec.ir import Graph, ItemAttrs, Node, Op, TirAttrs, Type
+from sparsec.ir import Graph, Node, Op, Type, outputs_of
 from sparsec.runtime.artifact import weight_offsets
 from sparsec.runtime.plan import Argument, ArgumentKind, Buffer, BufferKind, Plan, Port, Step, Tensor
+from sparsec.sharing import Place, Sharing
 from sparsec.targets.build import link
-from sparsec.targets.calls import Call, Context
+from sparsec.targets.calls import Call, Context, written
 from sparsec.targets.lowering import lower
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Target
@@ -45,8 +46,7 @@ def plan_program(graph: Graph, target: Target) -> Planned:
 
 def _is_empty(n: Node) -> bool:
     """Whether a node makes no elements at all, and so nothing has to run."""
-    types = cast(TirAttrs, n.attrs).outputs if n.op is Op.TIR else (n.type,)
-    return all(t.elements == 0 for t in types)
+    return all(t.elements == 0 for t in outputs_of(n))
 
 
 @dataclass(slots=True)
@@ -65,11 +65,12 @@ class _Planner:
     target: Target
     sizes: Sizes = field(default_factory=Sizes)
     calls: list[tuple[Node, Call]] = field(default_factory=list)
-    #: value name -> the name of the value whose memory it is (views share)
-    root: dict[str, str] = field(default_factory=dict)
+    #: value name -> the value whose memory it is, and from which byte on
+    places: dict[str, Place] = field(default_factory=dict)
     values: dict[str, _Value] = field(default_factory=dict)
     buffers: list[Buffer] = field(default_factory=list)
     buffer_of: dict[str, int] = field(default_factory=dict)
+    parts: dict[tuple[Place, int], int] = field(default_factory=dict)
     tensors: list[Tensor] = field(default_factory=list)
 
     def run(self) -> Planned:
@@ -78,7 +79,7 @@ class _Planner:
         arrays, offsets = self._weights()
         self._make_buffers(offsets)
         outputs = tuple(
-            self._port(label, self.graph.node_map()[o].type, self.root[o])
+            self._port(label, self.graph.node_map()[o].type, self._owner(o))
             for label, o in zip(self.graph.output_names, self.graph.outputs, strict=True)
         )
         inputs = tuple(self._port(n.name, n.type, n.name) for n in self.graph.inputs)
@@ -96,7 +97,6 @@ class _Planner:
         failures: list[tuple[str, str]] = []
         reasons: list[str] = []
         for n in self.graph.nodes:
-            self.root[n.name] = self._root_of(n)
             if n.op in (Op.INPUT, Op.CONST, Op.RESHAPE, Op.ITEM) or _is_empty(n):
                 continue
             try:
@@ -106,46 +106,42 @@ class _Planner:
                 reasons.append(str(failure))
         if failures:
             raise Unsupported("no kernel for:\n  " + "\n  ".join(reasons), failures)
+        sharing = Sharing(self.graph, context, self.calls)
+        sharing.run()
+        self.calls = sharing.calls
+        self.places = {n.name: sharing.place(n.name) for n in self.graph.nodes}
 
-    def _root_of(self, n: Node) -> str:
-        if n.op is Op.RESHAPE:
-            return self.root[n.args[0]]
-        return n.name
+    def _owner(self, name: str) -> str:
+        return self.places[name].owner if name in self.places else name
 
     def _place_values(self) -> None:
+        nodes = self.graph.node_map()
         for n in self.graph.nodes:
             if n.op in (Op.INPUT, Op.CONST):
                 kind = BufferKind.INPUT if n.op is Op.INPUT else BufferKind.CONSTANT
                 self.values[n.name] = _Value(n.type, kind)
             elif _is_empty(n):
-                self.values.update({v: _Value(t, BufferKind.TEMPORARY) for v, t in self._written(n)})
+                made = written(self.graph.nodes, n)
+                self.values.update({v: _Value(t, BufferKind.TEMPORARY) for v, t in made})
         for index, (n, call) in enumerate(self.calls):
-            for name, made in self._written(n):
-                self.values[name] = _Value(made, BufferKind.TEMPORARY, index, index)
+            for name, type_ in written(self.graph.nodes, n):
+                owner = self._owner(name)
+                whole = type_ if owner == name else nodes[owner].type
+                self.values.setdefault(owner, _Value(whole, BufferKind.TEMPORARY, index, index))
             for name in call.reads:
-                value = self.values.get(self.root.get(name, name))
+                value = self.values.get(self._owner(name))
                 if value is not None:
                     value.last = max(value.last, index)
         final = len(self.calls)
         for name in self.graph.outputs:
-            value = self.values[self.root[name]]
+            value = self.values[self._owner(name)]
             value.last = max(value.last, final - 1)
             if value.kind is BufferKind.TEMPORARY:
                 value.kind = BufferKind.OUTPUT
 
-    def _written(self, n: Node) -> list[tuple[str, Type]]:
-        """The values a node makes: itself, or every output of an operator with several."""
-        if n.op is not Op.TIR or len(cast(TirAttrs, n.attrs).outputs) == 1:
-            return [(n.name, n.type)]
-        items = {cast(ItemAttrs, m.attrs).index: m.name for m in self.graph.nodes
-                 if m.op is Op.ITEM and m.args[0] == n.name}  # fmt: skip
-        outputs = cast(TirAttrs, n.attrs).outputs
-        # an output nobody reads still needs memory to be written to
-        return [(items.get(i, f"{n.name}#{i}"), t) for i, t in enumerate(outputs)]
-
     def _weights(self) -> tuple[list[Array], Mapping[str, int]]:
         used = [name for _, c in self.calls for name in c.reads] + list(self.graph.outputs)
-        names = [n for n in dict.fromkeys(self.root.get(u, u) for u in used) if n in self.graph.consts]
+        names = [n for n in dict.fromkeys(map(self._owner, used)) if n in self.graph.consts]
         arrays = [np.ascontiguousarray(self.graph.consts[n]) for n in names]
         offsets, _ = weight_offsets(arrays)
         return arrays, dict(zip(names, offsets, strict=True))
@@ -155,7 +151,7 @@ class _Planner:
         for name, offset in offsets.items():
             nbytes = self.sizes.of(int(self.graph.consts[name].nbytes))
             self._buffer(name, Buffer(BufferKind.CONSTANT, offset, nbytes))
-        outputs = {self.root[o]: i for i, o in reversed(list(enumerate(self.graph.outputs)))}
+        outputs = {self._owner(o): i for i, o in reversed(list(enumerate(self.graph.outputs)))}
         for name, value in self.values.items():
             if value.kind is BufferKind.CONSTANT:
                 continue
@@ -197,7 +193,7 @@ class _Planner:
     def _operator_arguments(self, n: Node, call: Call) -> tuple[Argument, ...]:
         nodes = self.graph.node_map()
         found = [self._tensor(a, nodes[a].type) for a in n.args]
-        found += [self._tensor(name, t) for name, t in self._written(n)]
+        found += [self._tensor(name, t) for name, t in written(self.graph.nodes, n)]
         return tuple(Argument(ArgumentKind.TENSOR, t) for t in found)
 
     def _tensor(self, name: str, t: Type) -> int:
@@ -205,4 +201,13 @@ class _Planner:
         return len(self.tensors) - 1
 
     def _buffer_of(self, name: str) -> int:
-        return self.buffer_of[self.root.get(name, name)]
+        place = self.places.get(name, Place(name))
+        whole = self.buffer_of[place.owner]
+        if place.offset == 0:
+            return whole
+        nbytes = self._bytes(self.graph.node_map()[name].type)
+        if (place, nbytes) not in self.parts:
+            self.parts[place, nbytes] = len(self.buffers)
+            first = self.sizes.of(place.offset)
+            self.buffers.append(Buffer(BufferKind.PART, whole, nbytes, first))
+        return self.parts[place, nbytes]

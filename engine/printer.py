@@ -16,14 +16,21 @@ from sparsec.expr import text as text_of
 from sparsec.ir import (
     AttentionAttrs,
     Choice,
+    ConcatAttrs,
     ConstAttrs,
+    ConvAttrs,
     ElementwiseAttrs,
     Graph,
     ItemAttrs,
     LayerNormAttrs,
     MatmulAttrs,
     Node,
+    PadAttrs,
+    PoolAttrs,
+    RecurrentAttrs,
     ReduceAttrs,
+    ResizeAttrs,
+    SliceAttrs,
     SoftmaxAttrs,
     TirAttrs,
     TransposeAttrs,
@@ -46,7 +53,8 @@ def text(graph: Graph) -> str:
 
 def line(node: Node) -> str:
     """One node: ``%name: type = op(arguments, settings) + epilogue   # comment``."""
-    shown = node.args[:2] if isinstance(node.attrs, MatmulAttrs) and node.attrs.epilogue else node.args
+    fused = isinstance(node.attrs, MatmulAttrs | ConvAttrs) and node.attrs.epilogue is not None
+    shown = node.args[:2] if fused else node.args
     inside = [*(f"%{a}" for a in shown), *_settings(node.attrs)]
     code = f"%{node.name}: {node.type} = {node.op}({', '.join(inside)}){_epilogue(node)}"
     comment = _comment(node)
@@ -70,17 +78,51 @@ def _settings(attrs: Attrs) -> tuple[str, ...]:
         return (attrs.kind, f"axes={list(attrs.axes)}", *(("keepdims",) if attrs.keepdims else ()))
     if isinstance(attrs, TransposeAttrs):
         return (f"axes={list(attrs.axes)}",)
+    if isinstance(attrs, RecurrentAttrs):
+        flags = {"reverse": attrs.reverse, "reset_after": attrs.reset_after}
+        return (attrs.kind, *(name for name, is_set in flags.items() if is_set))
     if isinstance(attrs, TirAttrs):
         return (attrs.source,)
     if isinstance(attrs, ItemAttrs):
         return (str(attrs.index),)
+    if isinstance(attrs, ConvAttrs | PoolAttrs):
+        return _window(attrs)
+    return _moves(attrs)
+
+
+def _window(attrs: ConvAttrs | PoolAttrs) -> tuple[str, ...]:
+    """Kind and kernel of a pool, then what differs from a plain window."""
+    top, left, bottom, right = attrs.padding
+    padding = f"({top}, {left})" if (top, left) == (bottom, right) else str(attrs.padding)
+    found = [attrs.kind, f"kernel={attrs.kernel}"] if isinstance(attrs, PoolAttrs) else []
+    found += [f"strides={attrs.strides}"] if attrs.strides != (1, 1) else []
+    found += [f"padding={padding}"] if any(attrs.padding) else []
+    found += [f"dilation={attrs.dilation}"] if attrs.dilation != (1, 1) else []
+    if isinstance(attrs, ConvAttrs):
+        found += [f"groups={attrs.groups}"] if attrs.groups != 1 else []
+    else:
+        found += ["count_padding"] if attrs.count_padding else []
+    return tuple(found)
+
+
+def _moves(attrs: Attrs) -> tuple[str, ...]:
+    if isinstance(attrs, ResizeAttrs):
+        return (attrs.method, attrs.coordinates, *((attrs.rounding,) if attrs.method == "nearest" else ()))
+    if isinstance(attrs, ConcatAttrs):
+        return (f"axis={attrs.axis}",)
+    if isinstance(attrs, SliceAttrs):
+        steps = f"step={list(attrs.step)}"
+        return (f"begin={list(attrs.begin)}", *((steps,) if set(attrs.step) != {1} else ()))
+    if isinstance(attrs, PadAttrs):
+        value = f"value={attrs.value:g}"
+        return (f"before={list(attrs.before)}", *((value,) if attrs.value else ()))
     return ()
 
 
 def _epilogue(node: Node) -> str:
     if isinstance(node.attrs, ElementwiseAttrs):
         return f": {_expression(node.attrs.expr, [f'%{a}' for a in node.args])}"
-    if isinstance(node.attrs, MatmulAttrs) and node.attrs.epilogue is not None:
+    if isinstance(node.attrs, MatmulAttrs | ConvAttrs) and node.attrs.epilogue is not None:
         names = ["$0", *(f"%{a}" for a in node.args[2:])]
         return f" + {_expression(node.attrs.epilogue, names)}"
     return ""

@@ -13,11 +13,13 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsec import dims
+from sparsec import dims, reference_windows
 from sparsec.errors import InputError, IRError
 from sparsec.expr import Arg, Expr, Scalar, walk
 from sparsec.ir import (
     AttentionAttrs,
+    ConcatAttrs,
+    ConvAttrs,
     ElementwiseAttrs,
     Graph,
     ItemAttrs,
@@ -25,12 +27,17 @@ from sparsec.ir import (
     MatmulAttrs,
     Node,
     Op,
+    PadAttrs,
+    PoolAttrs,
     ReduceAttrs,
+    ResizeAttrs,
+    SliceAttrs,
     SoftmaxAttrs,
     TirAttrs,
     TransposeAttrs,
     Type,
 )
+from sparsec.reference_recurrent import recurrent
 
 Array: TypeAlias = NDArray[Any]
 
@@ -72,6 +79,9 @@ def evaluate(
             declared = [values[a].astype(types[a].dtype, copy=False) for a in n.args]
             several[n.name] = run_tir(n, declared, tir, sizes)
             values[n.name] = _cast(several[n.name][0], n.type.dtype, dtype)
+        elif n.op is Op.RECURRENT:
+            several[n.name] = recurrent(n, [values[a] for a in n.args])
+            values[n.name] = several[n.name][0]
         elif n.op is Op.ITEM:
             number = cast(ItemAttrs, n.attrs).index
             values[n.name] = _cast(several[n.args[0]][number], n.type.dtype, dtype)
@@ -84,7 +94,7 @@ def evaluate(
 def evaluate_node(
     node: Node, arrays: Sequence[Array], sizes: Mapping[str, int], dtype: DTypeLike | None = None
 ) -> Array:
-    """The value of one node (not an input, const, tir or item) from its arguments' values.
+    """The value of one node (not an input, const, tir, recurrent or item) from its arguments' values.
 
     Args:
         node: the node; its declared dtype is the result's unless ``dtype`` replaces it.
@@ -234,8 +244,16 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 
 def _matmul(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
     x, w, *extras = arrays
-    product = np.matmul(x, w)
-    epilogue = cast(MatmulAttrs, node.attrs).epilogue
+    return _with_epilogue(cast(MatmulAttrs, node.attrs).epilogue, np.matmul(x, w), extras)
+
+
+def _conv2d(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
+    x, w, *extras = arrays
+    attrs = cast(ConvAttrs, node.attrs)
+    return _with_epilogue(attrs.epilogue, reference_windows.conv2d(attrs, x, w), extras)
+
+
+def _with_epilogue(epilogue: Expr | None, product: Array, extras: list[Array]) -> Array:
     return product if epilogue is None else evaluate_expr(epilogue, [product, *extras], product.dtype)
 
 
@@ -308,6 +326,26 @@ def _transpose(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Arr
     return np.transpose(arrays[0], cast(TransposeAttrs, node.attrs).axes)
 
 
+def _pool(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
+    return reference_windows.pool(cast(PoolAttrs, node.attrs), arrays[0], _shape(node, sizes)[2:])
+
+
+def _resize(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
+    return reference_windows.resize(cast(ResizeAttrs, node.attrs), arrays[0], _shape(node, sizes)[2:])
+
+
+def _concat(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
+    return np.concatenate(arrays, cast(ConcatAttrs, node.attrs).axis)
+
+
+def _slice(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
+    return reference_windows.cut(cast(SliceAttrs, node.attrs), arrays[0], _shape(node, sizes))
+
+
+def _pad(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
+    return reference_windows.pad(cast(PadAttrs, node.attrs), arrays[0], _shape(node, sizes))
+
+
 def _relayout(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
     return arrays[0]
 
@@ -315,5 +353,6 @@ def _relayout(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Arra
 _MEANINGS: Mapping[Op, Callable[[Node, list[Array], Mapping[str, int]], Array]] = {
     Op.MATMUL: _matmul, Op.ATTENTION: _attention, Op.ELEMENTWISE: _elementwise,
     Op.LAYER_NORM: _layer_norm, Op.SOFTMAX: _softmax, Op.REDUCE: _reduce, Op.RESHAPE: _reshape,
-    Op.TRANSPOSE: _transpose, Op.RELAYOUT: _relayout,
+    Op.TRANSPOSE: _transpose, Op.CONV2D: _conv2d, Op.POOL: _pool, Op.RESIZE: _resize,
+    Op.CONCAT: _concat, Op.SLICE: _slice, Op.PAD: _pad, Op.RELAYOUT: _relayout,
 }  # fmt: skip

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from sparsec.dims import product
 from sparsec.ir import Choice, ConstAttrs, Graph, Node, Op, TirAttrs
 from sparsec.pattern import Pattern
+from sparsec.picture import raster
 
 if TYPE_CHECKING:
     from sparsec.planner import Planned
@@ -18,6 +20,8 @@ def report_of(graph: Graph, planned: Planned | None) -> dict[str, Any]:
     layers += [entry for n in graph.nodes if n.op is Op.TIR for entry in _carried(nodes, n)]
     order = {n.name: i for i, n in enumerate(graph.nodes)}
     layers.sort(key=lambda entry: order[entry["node"]])
+    for entry in layers:
+        entry["raster"] = _raster(graph, entry)
     return {"layers": layers, "steps": _steps(planned) if planned else []}
 
 
@@ -25,10 +29,11 @@ def _layer(graph: Graph, nodes: dict[str, Node], n: Node) -> dict[str, Any]:
     choice = n.choice[0]
     w = nodes[n.args[1]]
     pattern = cast(ConstAttrs, w.attrs).pattern
-    inner, rows = w.type.shape
-    tokens = n.type.tokens
+    convolution = n.op is Op.CONV2D
+    tokens = product((n.type.shape[0], *n.type.shape[2:])) if convolution else n.type.tokens
     return {
-        "node": n.name, "origin": n.origin, "kind": "linear", "weight": w.name, "shape": [rows, inner],
+        "node": n.name, "origin": n.origin, "kind": "convolution" if convolution else "linear", "weight": w.name,
+        "shape": list(w.type.shape) if convolution else list(w.type.shape[::-1]),
         "tokens": tokens if isinstance(tokens, int) else str(tokens),
         "found": pattern.describe() if pattern else "", "sparsity": _rounded(pattern),
         "format": choice.format, "kernel": choice.kernel, "config": dict(choice.config),
@@ -65,6 +70,12 @@ def _carried(nodes: dict[str, Node], n: Node) -> list[dict[str, Any]]:
                 "bytes": nbytes, "dense_bytes": nbytes, "candidates": [],
             })  # fmt: skip
     return found
+
+
+def _raster(graph: Graph, entry: dict[str, Any]) -> list[str]:
+    """Where the zeros of a layer's weight are; a linear layer's is stored inputs x outputs."""
+    weight = graph.consts[entry["weight"]]
+    return raster(weight.T if entry["kind"] == "linear" else weight.reshape(len(weight), -1))
 
 
 def _rounded(pattern: Pattern | None) -> float:

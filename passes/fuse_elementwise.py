@@ -1,4 +1,7 @@
-"""Fuse elementwise nodes into the weight matmuls before them, then into each other."""
+"""Fuse elementwise nodes into the layers before them, then into each other.
+
+A layer is a matmul by a constant matrix or a convolution by a constant weight.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from sparsec.dims import Size
 from sparsec.expr import Arg, Call, Expr, substitute, walk
 from sparsec.ir import (
     PLAIN,
+    ConvAttrs,
     ElementwiseAttrs,
     Graph,
     MatmulAttrs,
@@ -31,11 +35,12 @@ _COMPARISONS = frozenset({"less", "less_equal", "equal"})
 def fuse_elementwise(graph: Graph, target: Target) -> Graph:
     """Fuse until nothing changes.
 
-    First a reshape after a weight matmul moves before it, so that it separates nothing; then the
-    elementwise nodes that stand between a matmul and the first value of use elsewhere become its
-    epilogue; then the remaining elementwise nodes absorb the ones they read.
+    First a reshape after a weight matmul moves before it, and one after a convolution moves behind
+    what follows, so that it separates nothing; then the elementwise nodes that stand between a layer
+    and the first value of use elsewhere become its epilogue; then the remaining elementwise nodes
+    absorb the ones they read.
     """
-    for step in (_hoist_reshape, _fuse_epilogue, _fuse_pair):
+    for step in (_hoist_reshape, _sink_reshape, _fuse_epilogue, _fuse_pair):
         after = _exhaust(step, graph)
         if after is not graph:
             return fuse_elementwise(after, target)
@@ -50,18 +55,21 @@ def _exhaust(step: Callable[[Graph], Graph | None], graph: Graph) -> Graph:
 
 
 def _is_layer(graph: Graph, nodes: dict[str, Node], n: Node) -> bool:
-    """Whether a node multiplies by a constant float32 matrix and no kernel is chosen yet."""
-    if n.op is not Op.MATMUL or n.type.dtype != "float32" or n.type.layout != PLAIN or n.choice:
+    """Whether a node multiplies float32 values by a constant weight and no kernel is chosen yet."""
+    if n.op not in (Op.MATMUL, Op.CONV2D) or n.type.dtype != "float32" or n.type.layout != PLAIN or n.choice:
         return False
     w = nodes[n.args[1]]
-    return w.op is Op.CONST and len(w.type.shape) == 2
+    return w.op is Op.CONST and (n.op is Op.CONV2D or len(w.type.shape) == 2)
 
 
-def _is_extra(value: Type, result: Type) -> bool:
+def _is_extra(value: Type, layer: Node) -> bool:
     """Whether an epilogue can read it: one number, one per output feature, or one per result."""
+    result = layer.type
     if value.dtype != "float32" or value.layout != result.layout:
         return False
-    return value.shape == result.shape or _is_row(value, result)
+    if value.shape == result.shape:
+        return True
+    return _is_row(value, result) if layer.op is Op.MATMUL else _is_column(value, result)
 
 
 def _is_row(value: Type, result: Type) -> bool:
@@ -72,6 +80,16 @@ def _is_row(value: Type, result: Type) -> bool:
     return single or (value.shape[-1] == result.shape[-1] and all(s == 1 for s in value.shape[:-1]))
 
 
+def _is_column(value: Type, result: Type) -> bool:
+    """One number, or one per output channel, the second axis of the result."""
+    missing = len(result.shape) - len(value.shape)
+    if missing < 0:
+        return False
+    shape = (*(1,) * missing, *value.shape)
+    others = (*shape[:1], *shape[2:])
+    return value.elements == 1 or (shape[1] == result.shape[1] and all(s == 1 for s in others))
+
+
 def _hoist_reshape(graph: Graph) -> Graph | None:
     nodes, users = graph.node_map(), graph.users()
     for n in graph.nodes:
@@ -79,7 +97,8 @@ def _hoist_reshape(graph: Graph) -> Graph | None:
             layer = nodes[n.args[0]]
             alone = len(users[layer.name]) == 1 and layer.name not in graph.outputs
             kept = layer.type.shape[-1:] == n.type.shape[-1:]
-            if alone and kept and _is_layer(graph, nodes, layer) and _extras_fit(nodes, layer, n.type):
+            linear = layer.op is Op.MATMUL and _is_layer(graph, nodes, layer)
+            if alone and kept and linear and _extras_fit(nodes, layer, n.type):
                 return _hoisted(graph, nodes, layer, n)
     return None
 
@@ -98,6 +117,46 @@ def _hoisted(graph: Graph, nodes: dict[str, Node], layer: Node, reshape: Node) -
         args.append(views.of(extra, reshape.type.shape) if full else extra)
     made = replace(layer, name=reshape.name, args=tuple(args), type=reshape.type)
     return _insert(graph, reshape, [*views.made, made])
+
+
+def _sink_reshape(graph: Graph) -> Graph | None:
+    """A sequence is convolved as an image of height 1: what follows its reshape can work on the image."""
+    nodes, users = graph.node_map(), graph.users()
+    for n in graph.nodes:
+        if n.op is not Op.RESHAPE or nodes[n.args[0]].op is not Op.CONV2D or n.name in graph.outputs:
+            continue
+        layer, readers = nodes[n.args[0]], users[n.name]
+        alone = len(users[layer.name]) == 1 == len(readers) and layer.name not in graph.outputs
+        kept = n.type.shape[:2] == layer.type.shape[:2] and _is_layer(graph, nodes, layer)
+        if alone and kept and _works_alike(nodes, n, readers[0]):
+            return _sunk(graph, nodes, n, readers[0])
+    return None
+
+
+def _works_alike(nodes: dict[str, Node], reshape: Node, user: Node) -> bool:
+    """Whether an elementwise node can read the value from before a reshape, and others to match."""
+    if user.op is not Op.ELEMENTWISE or user.type != reshape.type:
+        return False
+    others = [nodes[a].type for a in user.args if a != reshape.name]
+    fitting = [o.shape == user.type.shape or _is_column(o, user.type) for o in others]
+    return all(fitting) and all(o.dtype == "float32" and o.layout == PLAIN for o in others)
+
+
+def _sunk(graph: Graph, nodes: dict[str, Node], reshape: Node, user: Node) -> Graph:
+    views, layer = _Views(nodes), nodes[reshape.args[0]]
+    args: list[str] = []
+    for arg in user.args:
+        shape = nodes[arg].type.shape
+        if arg == reshape.name:
+            args.append(layer.name)
+        elif shape == user.type.shape:
+            args.append(views.of(arg, layer.type.shape))
+        else:
+            args.append(views.of(arg, (1,) if nodes[arg].type.elements == 1 else (layer.type.shape[1], 1, 1)))
+    taken = {*nodes, *(n.name for n in views.made)}
+    inner = replace(user, name=fresh_name(f"{user.name}_image", taken), args=tuple(args), type=layer.type)
+    after = replace(reshape, name=user.name, args=(inner.name,))
+    return _insert(graph, user, [*views.made, inner, after])
 
 
 @dataclass
@@ -143,7 +202,7 @@ def _starts_region(layer: Node, users: dict[str, list[Node]]) -> bool:
 
 @dataclass
 class _Region:
-    """Elementwise nodes fed by one matmul, grown until every path out leads through one exit.
+    """Elementwise nodes fed by one layer, grown until every path out leads through one exit.
 
     ``values`` gives what each member computes over the product, Arg(0), and ``extras``;
     ``depends`` are all values computed from the product, members or not: none of them may be
@@ -160,8 +219,8 @@ class _Region:
     exit: Node | None = None
 
     def grow(self, later: Iterable[Node]) -> None:
-        """Walk the nodes after the matmul, in order."""
-        epilogue = cast(MatmulAttrs, self.layer.attrs).epilogue
+        """Walk the nodes after the layer, in order."""
+        epilogue = cast(MatmulAttrs | ConvAttrs, self.layer.attrs).epilogue
         self.values[self.layer.name] = Arg(0) if epilogue is None else epilogue
         self.extras = list(self.layer.args[2:])
         self.depends = {self.layer.name}
@@ -175,18 +234,19 @@ class _Region:
                 return  # a member is read outside: no later exit can be the only one
 
     def fused(self) -> Node:
-        """The matmul with the region up to the exit as its epilogue, under the exit's name."""
+        """The layer with the region up to the exit as its epilogue, under the exit's name."""
         assert self.exit is not None
         names = (self.layer.name, *self.extras)
         epilogue, kept = renumber(self.values[self.exit.name], names, 1)
         args = (*self.layer.args[:2], *kept[1:])
-        return replace(self.layer, name=self.exit.name, args=args, attrs=MatmulAttrs(epilogue))
+        attrs = replace(cast(MatmulAttrs | ConvAttrs, self.layer.attrs), epilogue=epilogue)
+        return replace(self.layer, name=self.exit.name, args=args, attrs=attrs)
 
     def _accepts(self, n: Node) -> bool:
         if n.op is not Op.ELEMENTWISE or n.type != self.layer.type:
             return False
         outside = [a for a in n.args if a not in self.values]
-        known = all(a not in self.depends and _is_extra(self.nodes[a].type, n.type) for a in outside)
+        known = all(a not in self.depends and _is_extra(self.nodes[a].type, self.layer) for a in outside)
         return known and stays_small(self._expression(n))
 
     def _expression(self, n: Node) -> Expr:

@@ -21,9 +21,9 @@ _WEIGHTED = ("conv", "matmul", "linear", "dense")
 def infer_patterns(graph: Graph, target: Target) -> Graph:
     """Set ``ConstAttrs.pattern`` of the weights of layers, from ``pattern.infer``.
 
-    A weight is the constant a matmul or conv2d multiplies by, or the largest constant of two axes
-    or more that a ``tir`` node made from a convolution or product reads.  The pattern is of the
-    matrix [outputs, inputs], see ``layers.weight_matrix``.
+    A weight is the constant a matmul, conv2d or recurrent node multiplies by, or the largest
+    constant of two axes or more that a ``tir`` node made from a convolution or product reads.  The
+    pattern is of the matrix [outputs, inputs], see ``layers.weight_matrix``.
     Constants that have a pattern keep it.
     """
     nodes = graph.node_map()
@@ -40,7 +40,7 @@ def infer_patterns(graph: Graph, target: Target) -> Graph:
 
 def _weight(nodes: dict[str, Node], n: Node) -> str | None:
     """The name of the constant that is a layer's weight."""
-    if n.op is Op.MATMUL:
+    if n.op in (Op.MATMUL, Op.RECURRENT):
         w = nodes[n.args[1]]
         return w.name if w.op is Op.CONST and len(w.type.shape) == 2 and w.type.elements else None
     if n.op is Op.CONV2D:
@@ -59,4 +59,6 @@ def _largest(nodes: dict[str, Node], n: Node) -> str | None:
 
 def _as_matrix(n: Node, weight: Array) -> Array:
     """The weight as [outputs, inputs]."""
+    if n.op is Op.RECURRENT:
+        return weight.T
     return weight.reshape(weight.shape[0], -1) if n.op is Op.TIR else weight_matrix(n, weight)

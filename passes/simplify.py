@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sparsec.expr import Arg, Expr, Scalar, rewrite
 from sparsec.ir import (
     Attrs,
+    ConvAttrs,
     ElementwiseAttrs,
     Graph,
     MatmulAttrs,
@@ -26,6 +27,16 @@ from sparsec.ir import (
     with_nodes,
 )
 from sparsec.passes.algebra import broadcast, renumber, simplify_expr, working_dtype
+from sparsec.passes.moves import (
+    drop_pad,
+    drop_same_size,
+    drop_slice,
+    merge_concats,
+    merge_slices,
+    pad_after_reshape,
+    slice_before_move,
+    slice_part,
+)
 from sparsec.reference import evaluate_node
 from sparsec.targets.target import Target
 
@@ -45,14 +56,14 @@ def simplify(graph: Graph, target: Target) -> Graph:
     move into expressions; equal nodes merge; nodes no output needs go.
     """
     while True:
-        after = _Rewriter(graph).run()
+        after = Rewriter(graph).run()
         if after is graph:
             return graph
         graph = after
 
 
 @dataclass
-class _Rewriter:
+class Rewriter:
     """One walk over a graph; every node sees arguments that are already rewritten."""
 
     graph: Graph
@@ -61,9 +72,12 @@ class _Rewriter:
     renamed: dict[str, str] = field(default_factory=dict)
     known: dict[Hashable, str] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
+    users: Mapping[str, list[Node]] = field(default_factory=dict)
 
     def run(self) -> Graph:
+        """The rewritten graph, or the very same if nothing changed."""
         self.consts = dict(self.graph.consts)
+        self.users = self.graph.users()
         self.taken = {n.name for n in self.graph.nodes}
         for n in self.graph.nodes:
             self._visit(n)
@@ -112,9 +126,23 @@ class _Rewriter:
         return n if earlier == n.name else earlier
 
     def type_of(self, name: str) -> Type:
+        """The type of a value that is already rewritten."""
         return self.nodes[name].type
 
+    def readers(self, name: str) -> list[Node]:
+        """The nodes that read a value of the graph; an output is also read by itself."""
+        itself = [self.nodes[name]] if name in self.graph.outputs else []
+        return self.users.get(name, []) + itself
+
+    def add(self, stem: str, op: Op, args: tuple[str, ...], type_: Type, attrs: Attrs) -> str:
+        """Add a node before the one being rewritten; returns its name."""
+        name = fresh_name(stem, self.taken)
+        self.taken.add(name)
+        self.nodes[name] = Node(name, op, args, type_, attrs)
+        return name
+
     def add_const(self, stem: str, array: Array) -> str:
+        """Add a constant; returns its name."""
         name = fresh_name(stem, self.taken)
         self.taken.add(name)
         self.consts[name] = array
@@ -130,12 +158,14 @@ class _Rewriter:
         return value if array.dtype.kind == "f" or abs(value) < 2**53 else None
 
 
-_NOT_FOLDED = frozenset({Op.INPUT, Op.CONST, Op.TIR, Op.ITEM, Op.RELAYOUT})
+_NOT_FOLDED = frozenset({Op.INPUT, Op.CONST, Op.TIR, Op.RECURRENT, Op.ITEM, Op.RELAYOUT})
+
+_MOVES = frozenset({Op.RESHAPE, Op.TRANSPOSE, Op.SLICE, Op.CONCAT, Op.PAD})
 
 
 def _compute(n: Node, arrays: list[Array]) -> Array:
     """In double precision, rounded once; moves keep their bits."""
-    wide = None if n.op in (Op.RESHAPE, Op.TRANSPOSE) else np.float64
+    wide = None if n.op in _MOVES else np.float64
     if wide is not None:
         arrays = [a.astype(wide) if a.dtype.kind == "f" else a for a in arrays]
     with np.errstate(all="ignore"):
@@ -147,7 +177,7 @@ def _content(array: Array) -> Hashable:
     return array.tobytes() if array.nbytes <= _COMPARED_BYTES else id(array)
 
 
-def _drop_reshape(state: _Rewriter, n: Node) -> Node | str:
+def _drop_reshape(state: Rewriter, n: Node) -> Node | str:
     source = state.nodes[n.args[0]]
     if source.type == n.type:
         return source.name
@@ -157,7 +187,7 @@ def _drop_reshape(state: _Rewriter, n: Node) -> Node | str:
     return n
 
 
-def _drop_transpose(state: _Rewriter, n: Node) -> Node | str:
+def _drop_transpose(state: Rewriter, n: Node) -> Node | str:
     axes = cast(TransposeAttrs, n.attrs).axes
     source = state.nodes[n.args[0]]
     if source.op is Op.TRANSPOSE:
@@ -173,11 +203,11 @@ def _drop_transpose(state: _Rewriter, n: Node) -> Node | str:
     return n
 
 
-def _drop_relayout(state: _Rewriter, n: Node) -> Node | str:
+def _drop_relayout(state: Rewriter, n: Node) -> Node | str:
     return n.args[0] if state.type_of(n.args[0]) == n.type else n
 
 
-def _simplify_elementwise(state: _Rewriter, n: Node) -> Node | str:
+def _simplify_elementwise(state: Rewriter, n: Node) -> Node | str:
     n = _simplify_expression(state, n, cast(ElementwiseAttrs, n.attrs).expr, 0, ElementwiseAttrs)
     e = cast(ElementwiseAttrs, n.attrs).expr
     if e == Arg(0) and state.type_of(n.args[0]) == n.type:
@@ -185,16 +215,19 @@ def _simplify_elementwise(state: _Rewriter, n: Node) -> Node | str:
     return n
 
 
-def _simplify_epilogue(state: _Rewriter, n: Node) -> Node | str:
-    epilogue = cast(MatmulAttrs, n.attrs).epilogue
-    if epilogue is None:
+def _simplify_epilogue(state: Rewriter, n: Node) -> Node | str:
+    attrs = cast(MatmulAttrs | ConvAttrs, n.attrs)
+    if attrs.epilogue is None:
         return n
-    n = _simplify_expression(state, n, epilogue, 1, MatmulAttrs)
-    return replace(n, attrs=MatmulAttrs(None)) if n.attrs == MatmulAttrs(Arg(0)) else n
+
+    def with_epilogue(e: Expr) -> Attrs:
+        return replace(attrs, epilogue=None if e == Arg(0) else e)
+
+    return _simplify_expression(state, n, attrs.epilogue, 1, with_epilogue)
 
 
 def _simplify_expression(
-    state: _Rewriter, n: Node, e: Expr, fixed: int, attrs: Callable[[Expr], Attrs]
+    state: Rewriter, n: Node, e: Expr, fixed: int, attrs: Callable[[Expr], Attrs]
 ) -> Node:
     """Simplify what a node computes; Arg(0) up to Arg(fixed - 1) are not among ``n.args``' tail.
 
@@ -212,7 +245,7 @@ def _simplify_expression(
     return replace(n, args=head + kept[fixed:], attrs=attrs(e))
 
 
-def _literals(state: _Rewriter, n: Node, e: Expr, args: tuple[str, ...], fixed: int) -> Expr:
+def _literals(state: Rewriter, n: Node, e: Expr, args: tuple[str, ...], fixed: int) -> Expr:
     """``e`` with one-element constants as numbers, where that changes neither shape nor type."""
     values = {i: state.scalar(a) for i, a in enumerate(args) if i >= fixed}
     numbers = {i: v for i, v in values.items() if v is not None}
@@ -222,7 +255,7 @@ def _literals(state: _Rewriter, n: Node, e: Expr, args: tuple[str, ...], fixed: 
     return rewrite(e, lambda arg: Scalar(numbers[arg.index]) if arg.index in numbers else arg)
 
 
-def _same_result(state: _Rewriter, n: Node, before: tuple[str, ...], after: tuple[str, ...]) -> bool:
+def _same_result(state: Rewriter, n: Node, before: tuple[str, ...], after: tuple[str, ...]) -> bool:
     """Whether an elementwise node keeps its shape and the type it computes in."""
     if not after:
         return False
@@ -232,7 +265,7 @@ def _same_result(state: _Rewriter, n: Node, before: tuple[str, ...], after: tupl
     return computed[0] == computed[1] and shapes[0] == shapes[1] and shapes[0] is not None
 
 
-def _flatten_weight(state: _Rewriter, n: Node) -> Node | str:
+def _flatten_weight(state: Rewriter, n: Node) -> Node | str:
     """A constant weight (1, K, M) is the matrix (K, M)."""
     x, w = state.type_of(n.args[0]), state.type_of(n.args[1])
     extra = len(w.shape) - 2
@@ -244,11 +277,16 @@ def _flatten_weight(state: _Rewriter, n: Node) -> Node | str:
     return replace(n, args=(n.args[0], matrix, *n.args[2:]))
 
 
-_Rule: TypeAlias = Callable[[_Rewriter, Node], Node | str]
+_Rule: TypeAlias = Callable[[Rewriter, Node], Node | str]
 _RULES: Mapping[Op, tuple[_Rule, ...]] = {
-    Op.RESHAPE: (_drop_reshape,),
+    Op.RESHAPE: (_drop_reshape, pad_after_reshape),
     Op.TRANSPOSE: (_drop_transpose,),
     Op.RELAYOUT: (_drop_relayout,),
     Op.ELEMENTWISE: (_simplify_elementwise,),
     Op.MATMUL: (_flatten_weight, _simplify_epilogue),
+    Op.CONV2D: (_simplify_epilogue,),
+    Op.SLICE: (merge_slices, slice_part, slice_before_move, drop_slice),
+    Op.CONCAT: (merge_concats,),
+    Op.PAD: (drop_pad,),
+    Op.RESIZE: (drop_same_size,),
 }

@@ -37,6 +37,7 @@ class BufferKind(IntEnum):
     OUTPUT = 1  # index: which output
     CONSTANT = 2  # index: byte offset into the weights section (multiple of 64)
     TEMPORARY = 3  # planned into the arena for steps first..last
+    PART = 4  # inside the earlier buffer ``index``, from byte ``first`` (an expression index) on
 
 
 @dataclass(frozen=True, slots=True)

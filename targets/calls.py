@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from sparsec.dims import Size
-from sparsec.ir import Node, TirAttrs, Type
+from sparsec.ir import ItemAttrs, Node, TirAttrs, Type, outputs_of
 from sparsec.targets.build import kernel_object, operator_object
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Target
@@ -46,6 +46,16 @@ class Context:
     def type(self, name: str) -> Type:
         """The type of a value."""
         return self.nodes[name].type
+
+
+def written(nodes: Iterable[Node], n: Node) -> list[tuple[str, Type]]:
+    """The values a node makes: itself, or all items of a node with several, read or not."""
+    types = outputs_of(n)
+    if len(types) == 1:
+        return [(n.name, n.type)]
+    items = {m.attrs.index: m.name for m in nodes if isinstance(m.attrs, ItemAttrs) and m.args[0] == n.name}
+    # an output nobody reads still needs memory to be written to
+    return [(items.get(i, f"{n.name}#{i}"), t) for i, t in enumerate(types)]
 
 
 @cache

@@ -20,15 +20,15 @@ from sparsec.ir import (
     MatmulAttrs,
     Node,
     Op,
-    ReduceAttrs,
     SoftmaxAttrs,
     TirAttrs,
-    TransposeAttrs,
     Type,
     replace,
 )
+from sparsec.targets import lowering_moves, lowering_windows
 from sparsec.targets.calls import Call, Context, cycles_of, kernel_call, known, operator_call, panel_count
 from sparsec.targets.layers import is_convolution, is_depthwise
+from sparsec.targets.lowering_recurrent import recurrent
 from sparsec.targets.problem import problem_of
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Kernel, Packing, Problem
@@ -291,23 +291,10 @@ def _tir(n: Node, context: Context) -> Call:
     return operator_call(n, context, cast(TirAttrs, n.attrs), (*n.args, n.name))
 
 
-def _transpose(n: Node, context: Context) -> Call:
-    from sparsec.targets.operators import transpose
-
-    attrs = transpose(context.type(n.args[0]), cast(TransposeAttrs, n.attrs).axes, n.type)
-    return operator_call(n, context, attrs, (*n.args, n.name))
-
-
-def _reduce(n: Node, context: Context) -> Call:
-    from sparsec.targets.operators import reduce
-
-    attrs = cast(ReduceAttrs, n.attrs)
-    carried = reduce(context.type(n.args[0]), attrs.kind, attrs.axes, attrs.keepdims, n.type)
-    return operator_call(n, context, carried, (*n.args, n.name))
-
-
 _RULES: Mapping[Op, Callable[[Node, Context], Call]] = {
     Op.MATMUL: _matmul, Op.CONV2D: _conv2d, Op.ATTENTION: _attention, Op.ELEMENTWISE: _elementwise,
     Op.LAYER_NORM: _layer_norm, Op.SOFTMAX: _softmax, Op.RELAYOUT: _relayout, Op.TIR: _tir,
-    Op.TRANSPOSE: _transpose, Op.REDUCE: _reduce,
+    Op.RECURRENT: recurrent, Op.TRANSPOSE: lowering_moves.transpose, Op.REDUCE: lowering_moves.reduce,
+    Op.CONCAT: lowering_moves.concat, Op.SLICE: lowering_moves.slice_, Op.PAD: lowering_moves.pad,
+    Op.RESIZE: lowering_moves.resize, Op.POOL: lowering_windows.pool,
 }  # fmt: skip

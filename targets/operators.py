@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from sparsec.dims import Dim, Size
 from sparsec.expr import Arg, Expr, Scalar, walk
-from sparsec.ir import TirAttrs, Type
+from sparsec.ir import ResizeAttrs, TirAttrs, Type
+from sparsec.resampling import taps
 
 
 def transpose(x: Type, axes: tuple[int, ...], result: Type) -> TirAttrs:
@@ -40,6 +41,78 @@ def reduce(x: Type, kind: str, axes: tuple[int, ...], keepdims: bool, result: Ty
     else:
         value = getattr(topi, kind)(data, axis=over, keepdims=keepdims)
     return _attrs(f"reduce_{kind}", [data, value], result)
+
+
+def concat(types: Sequence[Type], axis: int, result: Type) -> TirAttrs:
+    """Tensors one after another along an axis."""
+    from tvm import topi
+
+    named: dict[str, Any] = {}
+    data = [_placeholder(t, named, f"x{i}") for i, t in enumerate(types)]
+    return _attrs("concat", [*data, topi.concatenate(data, axis)], result)
+
+
+def slice_(x: Type, begin: Sequence[int], step: Sequence[int], result: Type) -> TirAttrs:
+    """``x[begin:end:step]`` on every axis."""
+    from tvm import te
+
+    named: dict[str, Any] = {}
+    data = _placeholder(x, named)
+    shape = tuple(_size(s, named) for s in result.shape)
+
+    def value(*index: Any) -> Any:
+        return data[tuple(b + i * s for i, b, s in zip(index, begin, step, strict=True))]
+
+    return _attrs("slice", [data, te.compute(shape, value, name="y")], result)
+
+
+def pad(x: Type, before: Sequence[int], value: float, result: Type) -> TirAttrs:
+    """``value`` around x."""
+    from tvm import te, tirx
+
+    named: dict[str, Any] = {}
+    data = _placeholder(x, named)
+    shape = tuple(_size(s, named) for s in result.shape)
+
+    def element(*index: Any) -> Any:
+        places = [i - b for i, b in zip(index, before, strict=True)]
+        inside = [p >= 0 for p, b in zip(places, before, strict=True) if b]
+        inside += [p < size for p, size in zip(places, data.shape, strict=True)]
+        return tirx.if_then_else(tirx.all(*inside), data[tuple(places)], _literal(value, x.dtype))
+
+    return _attrs("pad", [data, te.compute(shape, element, name="y")], result)
+
+
+def resize(x: Type, attrs: ResizeAttrs, result: Type) -> TirAttrs:
+    """The last two axes resampled."""
+    from tvm import te, tirx
+
+    named: dict[str, Any] = {}
+    data = _placeholder(x, named)
+    shape = tuple(_size(s, named) for s in result.shape)
+    tables = [taps(attrs, cast(int, x.shape[i]), cast(int, result.shape[i])) for i in (2, 3)]
+
+    def chosen(table: Any, index: Any, dtype: str) -> Any:
+        """The table's entry, found by halves."""
+        if len(table) == 1:
+            return tirx.const(table[0].item(), dtype)
+        half = len(table) // 2
+        low, high = chosen(table[:half], index, dtype), chosen(table[half:], index - half, dtype)
+        return tirx.Select(index < half, low, high)
+
+    def value(n: Any, c: Any, i: Any, j: Any) -> Any:
+        rows, columns = tables
+
+        def along(row: Any) -> Any:
+            low, high = (data[n, c, row, chosen(columns[side], j, "int64")] for side in (0, 1))
+            return low + (high - low) * chosen(columns[2], j, x.dtype)
+
+        if attrs.method == "nearest":
+            return data[n, c, chosen(rows[0], i, "int64"), chosen(columns[0], j, "int64")]
+        low, high = (along(chosen(rows[side], i, "int64")) for side in (0, 1))
+        return low + (high - low) * chosen(rows[2], i, x.dtype)
+
+    return _attrs("resize", [data, te.compute(shape, value, name="y")], result)
 
 
 def _nothing_reduced(kind: str, result: Type) -> Any:

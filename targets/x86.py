@@ -13,6 +13,7 @@ from sparsec.targets.kernels import (
     csr_conv,
     csr_gemv,
     csr_spmm,
+    dense_conv,
     dense_gemm,
     dense_gemv,
     lookup_gemv,
@@ -23,8 +24,8 @@ from sparsec.targets.target import Kernel, Target
 
 #: dense first: where two kernels tie, nothing is gained by a sparse one
 KERNELS: tuple[Kernel, ...] = (
-    dense_gemm, bsr_spmm, nm_spmm, csr_spmm, dense_gemv, lookup_gemv, csr_gemv, bsr_conv, nm_conv,
-    csr_conv,
+    dense_gemm, bsr_spmm, nm_spmm, csr_spmm, dense_gemv, lookup_gemv, csr_gemv, dense_conv,
+    bsr_conv, nm_conv, csr_conv,
 )  # fmt: skip
 
 _V3 = ("avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm")

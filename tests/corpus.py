@@ -15,19 +15,25 @@ from sparsec.ir import Graph, Node, Op, Type
 from sparsec.passes.algebra import broadcast
 from sparsec.passes.assign_layouts import assign_layouts
 from sparsec.passes.choose_format import choose_format
+from sparsec.passes.fold_convolution import fold_convolution
 from sparsec.passes.fuse_attention import fuse_attention
 from sparsec.passes.fuse_elementwise import fuse_elementwise
 from sparsec.passes.infer_patterns import infer_patterns
 from sparsec.passes.pack import pack
+from sparsec.passes.pack_recurrent import pack_recurrent
 from sparsec.passes.simplify import simplify
 from sparsec.pipeline import Pass
 from sparsec.targets.x86 import AVX2
+from sparsec.verify_windows import positions
 
 Array: TypeAlias = NDArray[Any]
+#: (top, left, bottom, right)
+Padding: TypeAlias = tuple[int, int, int, int]
 
 #: Every pass that keeps a graph's meaning.
 PASSES: tuple[Pass, ...] = (
-    simplify, fuse_attention, fuse_elementwise, infer_patterns, assign_layouts, choose_format, pack,
+    simplify, fuse_attention, fuse_elementwise, fold_convolution, infer_patterns, assign_layouts,
+    choose_format, pack_recurrent, pack,
 )  # fmt: skip
 
 TARGET = AVX2
@@ -118,6 +124,70 @@ class Build:
         shape = [1 if i in axes else s for i, s in enumerate(self.shape(x)) if keepdims or i not in axes]
         return self.add(Op.REDUCE, (x,), shape, ir.ReduceAttrs(kind, axes, keepdims))
 
+    def conv(
+        self, x: str, w: str, strides: tuple[int, int] = (1, 1), padding: Padding = (0, 0, 0, 0),
+        dilation: tuple[int, int] = (1, 1), groups: int = 1,
+    ) -> str:  # fmt: skip
+        attrs = ir.ConvAttrs(strides, padding, dilation, groups)
+        spatial = self._windows(x, self.shape(w)[2:], strides, padding, dilation)
+        return self.add(Op.CONV2D, (x, w), (self.shape(x)[0], self.shape(w)[0], *spatial), attrs)
+
+    def layer2d(self, x: str, outputs: int, size: int = 3, stride: int = 1, groups: int = 1) -> str:
+        """A convolution that keeps the size, with a bias."""
+        channels, around = self.shape(x)[1], size // 2
+        assert isinstance(channels, int)
+        w = self.random(outputs, channels // groups, size, size, zeros=0.6)
+        y = self.conv(x, w, (stride, stride), (around,) * 4, groups=groups)
+        return self.apply("add", y, self.random(1, outputs, 1, 1))
+
+    def pool(
+        self, kind: str, x: str, size: int, stride: int, around: int = 0, count_padding: bool = False
+    ) -> str:
+        attrs = ir.PoolAttrs(kind, (size, size), (stride, stride), (around,) * 4, (1, 1), count_padding)
+        spatial = self._windows(x, (size, size), (stride, stride), (around,) * 4, (1, 1))
+        return self.add(Op.POOL, (x,), (*self.shape(x)[:2], *spatial), attrs)
+
+    def _windows(
+        self, x: str, kernel: Any, strides: Any, padding: Padding, dilation: tuple[int, int]
+    ) -> list[int]:
+        extents: Any = self.shape(x)[2:]
+        return [positions(extents[a], kernel[a], strides[a], dilation[a], *padding[a::2]) for a in (0, 1)]
+
+    def resize(self, x: str, height: int, width: int, *method: str) -> str:
+        return self.add(
+            Op.RESIZE, (x,), (*self.shape(x)[:2], height, width), ir.ResizeAttrs(*method or ("linear",))
+        )
+
+    def concat(self, axis: int, *parts: str) -> str:
+        shape = list(self.shape(parts[0]))
+        for other in parts[1:]:
+            shape[axis] = shape[axis] + self.shape(other)[axis]
+        return self.add(Op.CONCAT, parts, shape, ir.ConcatAttrs(axis))
+
+    def cut(self, x: str, begin: Sequence[int], step: Sequence[int], shape: Sequence[Size]) -> str:
+        return self.add(Op.SLICE, (x,), shape, ir.SliceAttrs(tuple(begin), tuple(step)))
+
+    def channels(self, x: str, first: int, last: int) -> str:
+        """Channels from first up to, not including, last."""
+        shape = self.shape(x)
+        begin = [first if axis == 1 else 0 for axis in range(len(shape))]
+        return self.cut(x, begin, [1] * len(shape), (shape[0], last - first, *shape[2:]))
+
+    def pad(self, x: str, before: Sequence[int], after: Sequence[int], fill: float = 0.0) -> str:
+        shape = [s + b + a for s, b, a in zip(self.shape(x), before, after, strict=True)]
+        return self.add(Op.PAD, (x,), shape, ir.PadAttrs(tuple(before), fill))
+
+    def recurrent(self, x: str, attrs: ir.RecurrentAttrs, *states: str) -> list[str]:
+        """The items of a layer whose x (T, B, G * H) counts all gates."""
+        steps, batch, columns = self.shape(x)
+        assert isinstance(columns, int)
+        hidden = columns // {"lstm": 4, "gru": 3, "rnn": 1}[attrs.kind]
+        biases = (self.random(hidden),) if attrs.reset_after else ()
+        args = (x, self.random(hidden, columns, zeros=0.5), *states, *biases)
+        y = self.add(Op.RECURRENT, args, (steps, batch, hidden), attrs)
+        kinds = ir.outputs_of(self.nodes[y])
+        return [self.add(Op.ITEM, (y,), t.shape, ir.ItemAttrs(i)) for i, t in enumerate(kinds)]
+
     def gelu(self, x: str) -> str:
         """As exporters spell it: the argument is read twice."""
         inner = self.apply(
@@ -125,9 +195,9 @@ class Build:
         )
         return self.apply("mul", self.apply("mul", x, inner), self.const(np.full((1, 1), 0.5)))
 
-    def graph(self, *outputs: str) -> Graph:
-        names = tuple(f"out{i}" for i in range(len(outputs)))
-        return ir.verify(Graph(tuple(self.nodes.values()), outputs, names, self.consts))
+    def graph(self, *results: str) -> Graph:
+        names = tuple(f"out{i}" for i in range(len(results)))
+        return ir.verify(Graph(tuple(self.nodes.values()), results, names, self.consts))
 
 
 BATCH, LENGTH = symbol("batch"), symbol("length")
@@ -377,6 +447,121 @@ def inputs_are_outputs() -> Graph:
     )
 
 
+def recurrent_layers() -> Graph:
+    """Two directions over one input, joined, then a layer whose last state alone is read."""
+    b = Build()
+    x, h = b.input(LENGTH, BATCH, 6), b.input(BATCH, 5)
+    forth, _, c = b.recurrent(b.linear(x, 20), ir.RecurrentAttrs("lstm"), h, b.const(np.zeros((1, 5))))
+    back = b.recurrent(b.linear(x, 5), ir.RecurrentAttrs("rnn", reverse=True), h)[0]
+    gates = b.linear(b.concat(2, forth, back), 12)
+    last = b.recurrent(gates, ir.RecurrentAttrs("gru", reset_after=True), b.random(1, 4))[1]
+    return b.graph(b.apply("tanh", b.linear(last, 3)), c)
+
+
+def conv_batch_norm() -> Graph:
+    """As importers spell a batch normalisation, then hard-swish, which reads it twice."""
+    b = Build()
+    y = b.conv(b.input(BATCH, 3, 9, 8), b.random(6, 3, 3, 3, zeros=0.5), padding=(1, 1, 1, 1))
+    mean, gamma, beta = (b.random(1, 6, 1, 1) for _ in range(3))
+    spread = b.apply("sqrt", b.apply("add", b.apply("abs", b.random(1, 6, 1, 1)), b.const(1e-3)))
+    y = b.apply("add", b.apply("mul", b.apply("div", b.apply("sub", y, mean), spread), gamma), beta)
+    gate = b.apply("min", b.apply("max", b.apply("add", y, b.const(3.0)), 0.0), 6.0)
+    return b.graph(b.apply("div", b.apply("mul", y, gate), b.const(6.0)))
+
+
+def conv_residual() -> Graph:
+    b = Build()
+    x = b.apply("max", b.layer2d(b.input(BATCH, 4, 7, 7), 8), 0.0)
+    y = b.layer2d(b.apply("max", b.layer2d(x, 8), 0.0), 8, groups=8)
+    short = b.pad(b.cut(x, (0,) * 4, (1, 1, 2, 2), (BATCH, 8, 4, 4)), (0, 2, 0, 0), (0, 2, 0, 0))
+    deep = b.layer2d(b.apply("max", b.apply("add", x, y), 0.0), 12, stride=2)
+    return b.graph(b.apply("max", b.apply("add", deep, short), 0.0))
+
+
+def conv_scaled_input() -> Graph:
+    """A shift reaches into the weight only where nothing is padded, a multiple always."""
+    b = Build()
+    x = b.input(2, 4, 6, 6)
+    shifted = b.apply("mul", b.apply("sub", x, b.random(4, 1, 1)), b.random(4, 1, 1))
+    left = b.conv(shifted, b.random(6, 2, 3, 3), groups=2)
+    right = b.conv(b.apply("mul", x, b.random(1, 4, 1, 1)), b.random(3, 4, 3, 3), padding=(1, 1, 0, 0))
+    other = b.conv(b.apply("add", x, b.const(0.5)), b.random(3, 4, 3, 3), padding=(1, 1, 1, 1))
+    return b.graph(left, right, b.apply("mul", other, b.const(2.0)))
+
+
+def conv_weight_shared() -> Graph:
+    b = Build()
+    x, w = b.input(BATCH, 3, 5, 5), b.random(4, 3, 1, 1)
+    scaled = b.apply("mul", b.conv(x, w), b.random(4, 1, 1))
+    return b.graph(b.apply("tanh", scaled), b.apply("add", b.conv(x, w, (2, 2)), b.random(4, 1, 1)))
+
+
+def conv_padded_before() -> Graph:
+    b = Build()
+    x = b.pad(b.input(BATCH, 2, 6, 6), (0, 0, 1, 1), (0, 0, 2, 0))
+    y = b.conv(x, b.random(4, 2, 3, 3), padding=(0, 1, 0, 1))
+    ones = b.pad(b.input(BATCH, 2, 6, 6), (0, 0, 1, 1), (0, 0, 1, 1), 1.0)
+    kept = b.conv(ones, b.random(4, 2, 2, 2))
+    sequence = b.pad(b.input(BATCH, 2, 9), (0, 0, 3), (0, 0, 1))
+    image = b.conv(b.reshape(sequence, BATCH, 2, 1, 13), b.random(3, 2, 1, 4))
+    lowest = b.pool("max", b.pad(y, (0, 0, 1, 1), (0, 0, 1, 1), -np.inf), 3, 2)
+    return b.graph(lowest, b.pool("mean", x, 3, 3), b.pool("mean", x, 3, 3, 1), kept, image)
+
+
+def conv_sequence() -> Graph:
+    """Convolved as images of height 1, shifted, activated and joined as sequences."""
+    b = Build()
+    x = b.input(BATCH, 4, 1, 11)
+    left, right = (b.conv(x, b.random(6, 4, 1, 3), (1, 2)) for _ in range(2))
+    y = b.apply("add", b.reshape(left, BATCH, 6, 5), b.random(1, 6, 1))
+    y = b.apply("mul", y, b.apply("sigmoid", y))
+    return b.graph(b.apply("add", b.reshape(right, BATCH, 6, 5), y))
+
+
+def conv_gated() -> Graph:
+    """A gate per image and channel is one per channel only where there is one image."""
+    b = Build()
+
+    def gated(x: str) -> str:
+        gate = b.layer2d(b.reduce("mean", x, 2, 3, keepdims=True), 4, 1)
+        y = b.layer2d(x, 4, 1)
+        return b.apply("mul", y, b.apply("sigmoid", gate))
+
+    return b.graph(gated(b.input(1, 4, 5, 5)), gated(b.input(BATCH, 4, 5, 5)))
+
+
+def pyramid() -> Graph:
+    b = Build()
+    x = b.apply("max", b.layer2d(b.input(BATCH, 3, 8, 8), 4, stride=2), 0.0)
+    small = b.layer2d(b.pool("max", x, 3, 2, 1), 4)
+    large = b.apply("add", b.resize(small, 4, 4), x)
+    mean = b.resize(b.pool("mean", x, 2, 2), 4, 4, "nearest", "asymmetric", "floor")
+    return b.graph(b.concat(1, large, b.concat(1, mean, x)), b.resize(x, 4, 4))
+
+
+def channel_shuffle() -> Graph:
+    """ShuffleNet v2, as exported: joined, shuffled by a transpose, split by its first axis."""
+    b = Build()
+    x = b.concat(1, b.layer2d(b.input(1, 3, 4, 4), 3), b.input(1, 3, 4, 4))
+    y = b.reshape(b.transpose(b.reshape(x, 3, 2, 16), 1, 0, 2), 2, 1, 3, 4, 4)
+    parts = [b.cut(y, (part, 0, 0, 0, 0), (1,) * 5, (1, 1, 3, 4, 4)) for part in (0, 1)]
+    left, right = (b.reshape(p, 1, 3, 4, 4) for p in parts)
+    return b.graph(b.concat(1, left, b.layer2d(right, 3)))
+
+
+def cuts_and_joins() -> Graph:
+    b = Build()
+    x, y = b.input(BATCH, 6, 5), b.input(BATCH, 4, 5)
+    joined = b.concat(1, x, y)
+    inside = b.channels(joined, 7, 9)
+    across = b.channels(joined, 5, 8)
+    twice = b.cut(b.cut(x, (0, 1, 0), (1, 2, 1), (BATCH, 3, 5)), (0, 1, 1), (1, 1, 3), (BATCH, 2, 2))
+    whole = b.concat(1, b.channels(joined, 0, 6))
+    padded = b.pad(b.pad(y, (0, 1, 0), (0, 0, 2)), (0, 0, 0), (0, 1, 1))
+    fixed = b.cut(b.concat(0, b.random(2, 3), b.pad(b.random(1, 3), (1, 0), (0, 0))), (1, 0), (2, 2), (2, 2))
+    return b.graph(inside, across, twice, whole, b.pad(padded, (0,) * 3, (0,) * 3), fixed)
+
+
 CORPUS: tuple[Callable[[], Graph], ...] = (
     mlp_relu, mlp_gelu, mlp_silu_clip_residual, two_matmuls_added, residual_depends_on_product,
     gate_after_activation, product_is_output, value_used_twice, reshape_between, layer_norm,
@@ -384,7 +569,9 @@ CORPUS: tuple[Callable[[], Graph], ...] = (
     attention_without_batch, attention_length_first, attention_one_position, attention_mask_per_head,
     attention_shows_weights, diamond, broadcasting, constants_fold, equal_values_merge,
     moves_that_cancel, weight_with_leading_one, comparisons, reductions, one_axis_and_none,
-    empty_tensor, inputs_are_outputs,
+    empty_tensor, inputs_are_outputs, recurrent_layers, conv_batch_norm, conv_residual, conv_scaled_input,
+    conv_weight_shared, conv_padded_before, conv_sequence, conv_gated, pyramid, channel_shuffle,
+    cuts_and_joins,
 )  # fmt: skip
 
 

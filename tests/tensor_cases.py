@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from kernel_harness import Case, from_panels, lay_out, rounding, to_panels
+from move_cases import move_cases, reduce_cases, resize_cases
+from recurrent_cases import recurrent_cases
 from scipy import special
 
 from sparsec import expr
@@ -201,4 +203,8 @@ TENSOR_CASES: Mapping[str, Callable[[Target], list[Case]]] = {
     "elementwise": elementwise_cases,
     "relayout": relayout_cases,
     "matmul": matmul_cases,
+    "recurrent": recurrent_cases,
+    "moves": move_cases,
+    "reduce": reduce_cases,
+    "resize": resize_cases,
 }

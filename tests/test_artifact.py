@@ -223,6 +223,11 @@ def _set_buffer(index: int, buffer: Buffer) -> Callable[[PlanBuilder], None]:
     return change
 
 
+def _append_buffers(*parts: tuple[int, int]) -> Callable[[PlanBuilder], None]:
+    """Parts of (buffer, start)."""
+    return lambda b: b.buffers.extend(Buffer(BufferKind.PART, whole, 0, start) for whole, start in parts)
+
+
 def _append_expression(expression: Expression) -> Callable[[PlanBuilder], None]:
     return lambda b: b.expressions.append(expression)
 
@@ -249,6 +254,11 @@ def _append_expression(expression: Expression) -> Callable[[PlanBuilder], None]:
         (_set_buffer(1, Buffer(BufferKind.TEMPORARY, 0, 0, 0, 9)), "table of buffers"),
         (_set_buffer(1, Buffer(BufferKind.CONSTANT, 3, 0)), "table of buffers"),
         (_set_buffer(1, Buffer(BufferKind.CONSTANT, -64, 0)), "table of buffers"),
+        (_append_buffers((2, 0)), "table of buffers is damaged: entry 2 refers to nothing"),
+        (_append_buffers((-1, 0)), "table of buffers"),
+        (_append_buffers((0, 1 << 20)), "table of buffers"),
+        (_append_buffers((0, 0), (2, 0)), "table of buffers is damaged: entry 3 refers to nothing"),
+        (_set_buffer(1, Buffer(BufferKind.PART, 0, 0)), "table of outputs is damaged: entry 0 has only"),
         (_append_expression(Expression(Operator.ADD, 1 << 40, 0)), "table of expressions is damaged"),
         (_append_expression(Expression(Operator.SYMBOL, 5)), "table of expressions is damaged"),
         (_append_expression(Expression(Operator.MAXIMUM, 0, -1)), "table of expressions is damaged"),
@@ -268,6 +278,12 @@ def test_sizes_that_fit_nothing(code: bytes) -> None:
     far.buffers.append(Buffer(BufferKind.CONSTANT, 1 << 40, far.size(64)))
     with pytest.raises(ArtifactError, match="buffer 2 lies outside the file's weights"):
         Program.from_bytes(far.build(code))(x)
+    for start, size in ((4, "n"), (-4, 4), (1 << 40, 0)):
+        outside = twice_model()
+        nbytes = outside.nbytes((size,), "float32")
+        outside.buffers.append(Buffer(BufferKind.PART, 0, nbytes, outside.size(start)))
+        with pytest.raises(ArtifactError, match="buffer 2 lies outside the buffer it is part of"):
+            Program.from_bytes(outside.build(code))(x)
     wide = twice_model()
     wide.tensor(0, ("n", 2))
     with pytest.raises(ArtifactError, match="tensor 0 is larger than its buffer"):

@@ -1,4 +1,4 @@
-"""Every real model beside the repository: imported and compared with onnxruntime, or refused in full."""
+"""Every real model beside the repository: imported and compared with onnxruntime."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ pytest.importorskip("onnx")
 pytest.importorskip("tvm")
 
 from sparsec.errors import Unsupported  # noqa: E402
-from sparsec.frontends.from_onnx import from_onnx, input_shapes  # noqa: E402
+from sparsec.frontends.from_onnx import from_onnx  # noqa: E402
 from sparsec.ir import Graph, Op, is_dynamic  # noqa: E402
 from sparsec.reference import evaluate  # noqa: E402
 from sparsec.targets.opaque import run  # noqa: E402
 
 #: imported with the sizes the model leaves open
 SYMBOLIC = (
-    "minilm/enc_sgpt_u50.onnx", "minilm/enc_sgpt_u80.onnx", "models/dtln_2/model.onnx",
-    "models/fastestdet/model.onnx", "models/micro_kws_m_fp32/model.onnx", "models/micro_kws_m_qdq/model.onnx",
+    "minilm/enc_sgpt_u50.onnx", "minilm/enc_sgpt_u80.onnx", "models/basic_pitch/model.onnx",
+    "models/dtln_1/model.onnx", "models/dtln_2/model.onnx", "models/fastestdet/model.onnx",
+    "models/gonnx_ndm/model.onnx", "models/magika_standard_v3_3/model.onnx",
+    "models/micro_kws_m_fp32/model.onnx", "models/micro_kws_m_qdq/model.onnx",
     "models/mjx_g1/model.onnx", "models/mjx_go1/model.onnx", "models/mjx_leap/model.onnx",
     "models/mnist_burn/model.onnx", "models/mnist_cntk/model.onnx", "models/mnist_onnx2c_pytorch/model.onnx",
     "models/nanodet_m_320/model.onnx", "models/resnet_cifar_resnet20/model.onnx",
@@ -33,18 +35,7 @@ SYMBOLIC = (
 )  # fmt: skip
 
 #: imported once their sizes are fixed
-FIXED: dict[str, Any] = {
-    "models/basic_pitch/model.onnx": None,
-    "models/magika_standard_v3_3/model.onnx": None,
-    "models/ppocr_v2_cls/model.onnx": {"x": (1, 3, 48, 192)},
-}
-
-#: refused: operator -> how many nodes
-REFUSED = {
-    "models/dtln_1/model.onnx": {"LSTM": 2},
-    "models/gonnx_ndm/model.onnx": {"GRU": 1},
-    "models/fns_candy/model.onnx": {"ImageScaler": 1, "Crop": 7, "Affine": 1, "ConvTranspose": 2},
-}
+FIXED = {"models/ppocr_v2_cls/model.onnx": {"x": (1, 3, 48, 192)}}
 
 
 def feeds(graph: Graph, size: int = 2) -> dict[str, Any]:
@@ -88,15 +79,7 @@ def test_imports_with_fixed_sizes(shared_data: Path, name: str) -> None:
     path = shared_data / name
     with pytest.raises(Unsupported, match="fix the input sizes"):
         from_onnx(path)
-    compare(path, from_onnx(path, FIXED[name] or input_shapes(path)))
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_is_refused_with_every_operator(shared_data: Path, name: str) -> None:
-    with pytest.raises(Unsupported) as refused:
-        from_onnx(shared_data / name)
-    found = [operator for operator, _ in refused.value.operators]
-    assert {op: found.count(op) for op in found} == REFUSED[name]
+    compare(path, from_onnx(path, FIXED[name]))
 
 
 @pytest.mark.parametrize("shapes", [None, {"embeddings": (1, 7, 384), "attention_mask": (1, 7)}])

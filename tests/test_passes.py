@@ -30,6 +30,7 @@ from sparsec.ir import (
 from sparsec.passes.algebra import broadcast, simplify_expr
 from sparsec.passes.assign_layouts import FEW_TOKENS, assign_layouts
 from sparsec.passes.choose_format import choose_format
+from sparsec.passes.fold_convolution import fold_convolution
 from sparsec.passes.fuse_attention import fuse_attention
 from sparsec.passes.fuse_elementwise import fuse_elementwise
 from sparsec.passes.infer_patterns import infer_patterns
@@ -39,7 +40,9 @@ from sparsec.pipeline import Pass
 from sparsec.reference import evaluate
 from sparsec.targets.target import Target
 
-ALL = (simplify, fuse_attention, simplify, fuse_elementwise, simplify, infer_patterns)
+ALL = (
+    simplify, fuse_attention, simplify, fuse_elementwise, fold_convolution, simplify, infer_patterns,
+)  # fmt: skip
 LAID_OUT = (*ALL, assign_layouts)
 LOWERED = (*LAID_OUT, choose_format, pack)
 
@@ -120,6 +123,19 @@ def compiled(make: Callable[[], Graph]) -> Graph:
         (corpus.equal_values_merge, ["elementwise", "elementwise", "elementwise"]),
         (corpus.moves_that_cancel, ["elementwise"]),
         (corpus.inputs_are_outputs, []),
+        (corpus.conv_batch_norm, ["conv2d"]),
+        (corpus.conv_residual, ["conv2d", "conv2d", "slice", "pad", "conv2d", "conv2d"]),
+        (corpus.conv_scaled_input, ["conv2d", "conv2d", "elementwise", "conv2d"]),
+        (corpus.conv_weight_shared, ["conv2d", "conv2d"]),
+        (corpus.conv_padded_before, ["pad", "conv2d", "pad", "conv2d", "reshape", "conv2d", *["pool"] * 3]),
+        (corpus.conv_sequence, ["conv2d", "conv2d", "reshape"]),
+        (corpus.conv_gated, ["reduce", "conv2d", "conv2d", "reduce", "conv2d", "conv2d", "elementwise"]),
+        (corpus.pyramid, ["conv2d", "pool", "conv2d", "resize", "elementwise", "pool", "resize", "concat"]),
+        (
+            corpus.channel_shuffle,
+            ["conv2d", "concat", "reshape", "slice", "slice", "reshape", "reshape", "conv2d", "concat"],
+        ),
+        (corpus.cuts_and_joins, ["concat", "slice", "slice", "slice", "pad"]),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -156,6 +172,39 @@ def test_epilogue_of_gelu_is_one_expression_over_product_and_bias() -> None:
     assert isinstance(first.attrs, MatmulAttrs) and first.attrs.epilogue is not None
     assert expr.arguments(first.attrs.epilogue) == (0, 1)
     assert len(first.args) == 3
+
+
+def test_a_folded_scale_keeps_the_zeros_of_a_weight_and_rounds_once() -> None:
+    graph, folded = corpus.conv_batch_norm(), compiled(corpus.conv_batch_norm)
+    layer = only(folded, Op.CONV2D)
+    before, after = (g.consts[only(g, Op.CONV2D).args[1]] for g in (graph, folded))
+    assert ((before == 0) == (after == 0)).all() and (before == 0).any()
+    assert [folded.consts[a].shape for a in layer.args[2:]] == [(6, 1, 1)]
+    ratios = np.where(before == 0, np.nan, after / np.where(before == 0, 1, before)).reshape(6, -1)
+    np.testing.assert_allclose(np.nanmin(ratios, 1), np.nanmax(ratios, 1), rtol=1e-6)
+
+
+def test_a_scale_that_overflows_stays_outside() -> None:
+    b = Build()
+    y = b.conv(b.input(1, 2, 3, 3), b.const(np.full((2, 2, 1, 1), 1e30)))
+    graph = pipeline.run(
+        b.graph(b.apply("mul", y, b.const(np.full((2, 1, 1), 1e30)))), TARGET, (fuse_elementwise,)
+    )
+    assert fold_convolution(graph, TARGET) is graph
+
+
+@pytest.mark.parametrize(
+    ("shape", "fused"),
+    [((), True), ((1, 6, 1, 1), True), ((6, 1, 1), True), (("batch", 6, 4, 5), True), ((6, 4, 5), False),
+     ((5,), False), ((1, 1, 4, 5), False), (("batch", 6, 1, 1), False), (("batch", 1, 1, 1), False)],
+)  # fmt: skip
+def test_what_a_convolution_adds(shape: tuple[int | str, ...], fused: bool) -> None:
+    b = Build()
+    sizes = [corpus.BATCH if s == "batch" else s for s in shape]
+    other = b.input(*sizes) if "batch" in shape else b.random(*(int(s) for s in shape))
+    y = b.conv(b.input(corpus.BATCH, 3, 4, 5), b.random(6, 3, 1, 1))
+    left = ops(fuse_elementwise(b.graph(b.apply("add", y, other)), TARGET))
+    assert left == (["conv2d"] if fused else ["conv2d", "elementwise"])
 
 
 def test_long_chains_stop_growing() -> None:

@@ -11,17 +11,16 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import onnx
 from tvm import ir as tvm_ir
-from tvm import relax, tirx
+from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
-#: (inputs, attributes, opset) -> a Relax expression, or None to leave the node to TVM
-Converter: TypeAlias = Callable[[list[Any], Mapping[str, Any], int], Any]
+from sparsec.errors import Unsupported
+from sparsec.frontends.onnx_converters import CONVERTERS
+from sparsec.frontends.onnx_recurrent import ACTIVATIONS, convert, refusal
 
 #: operators the importer handles outside its table
 _BUILT_IN = frozenset({"If", "Constant"})
@@ -34,10 +33,12 @@ _OTHER_MEANING = frozenset({"Attention"})
 def missing_operators(graph: onnx.GraphProto) -> list[tuple[str, str, str]]:
     """(operator, node, reason) for every node TVM's importer has no right converter for."""
     known = (onnx_frontend._get_convert_map().keys() | _BUILT_IN) - _OTHER_MEANING
+    known |= CONVERTERS.keys() | ACTIVATIONS.keys()
     found = [
         (n.op_type, n.name, "TVM's importer does not know it") for n in graph.node if n.op_type not in known
     ]
-    return found + [(n.op_type, n.name, wrong) for n in graph.node if (wrong := _wrong_values(n))]
+    wrong = [(n.op_type, n.name, _wrong_values(n) or refusal(n)) for n in graph.node]
+    return found + [one for one in wrong if one[2]]
 
 
 def _wrong_values(node: onnx.NodeProto) -> str:
@@ -61,7 +62,6 @@ def _one_sided(_node: onnx.NodeProto, given: Mapping[str, Any]) -> bool:
 
 _WRONG: Mapping[str, tuple[str, Callable[[onnx.NodeProto, Mapping[str, Any]], bool]]] = {
     "BatchNormalization": ("training_mode", lambda _n, a: bool(a.get("training_mode"))),
-    "ConvTranspose": ("output_shape", lambda _n, a: "output_shape" in a),
     "IsInf": ("detect_positive and detect_negative", _one_sided),
     "LayerNormalization": ("the Mean and InvStdDev outputs", lambda n, _a: any(n.output[1:])),
     "Resize": ("antialias, axes and keep_aspect_ratio_policy", _unusual_resize),
@@ -94,19 +94,23 @@ class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         except Exception as failure:
             stand_in = self._stand_in(node)
             if stand_in is None:
-                raise ImportStopped(op_name, node, str(failure)) from failure
+                raise ImportStopped(op_name, node, _reason(failure)) from failure
             self.failures.append((op_name, node, _reason(failure)))
             return stand_in
         return self._named(result, op_name, node)
 
     def _converted(self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int) -> Any:
-        own = _OWN.get(op_name)
+        if op_name in ACTIVATIONS:
+            return convert(self.bb, op_name, inputs, attrs)
+        own = CONVERTERS.get(op_name)
         result = own(inputs, attrs, opset) if own else None
         if result is not None:
             return self.bb.normalize(result)
         return super()._convert_operator(op_name, inputs, attrs, opset)
 
     def _named(self, result: Any, op_name: str, node: str) -> Any:
+        for part in result.fields if isinstance(result, relax.Tuple) else ():
+            self._named(part, op_name, node)
         if isinstance(result, relax.Var):
             self.origins.setdefault(str(result.name), (op_name, node))
         if not isinstance(result, tvm_ir.Call) or isinstance(result.ty, relax.ShapeType):
@@ -116,6 +120,9 @@ class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         var = self.bb.emit(result, name_hint=re.sub(r"\W", "_", node) or "node")
         self.origins[str(var.name)] = (op_name, node)
         return var
+
+    def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
+        """Nothing: ``missing_operators`` knows which there are."""
 
     def _stand_in(self, node: str) -> Any:
         """Free variables with the inferred types of a node's outputs, or None if they are not known."""
@@ -131,7 +138,7 @@ class ImportStopped(Exception):
 
     def __init__(self, operator: str, node: str, reason: str) -> None:
         super().__init__(reason)
-        self.failure = (operator, node, _reason(self))
+        self.failure = (operator, node, reason)
 
 
 def inferred_types(inferred: onnx.ModelProto) -> dict[str, Any]:
@@ -147,128 +154,7 @@ def inferred_types(inferred: onnx.ModelProto) -> dict[str, Any]:
 
 
 def _reason(failure: Exception) -> str:
+    if isinstance(failure, Unsupported):
+        return str(failure)
     text = (str(failure).strip().splitlines() or [type(failure).__name__])[-1]
     return f"TVM's importer refuses it here: {text[:200]}"
-
-
-# -- converters of our own
-
-
-def _clip(inputs: list[Any], attrs: Mapping[str, Any], _opset: int) -> Any:
-    """TVM lowers Clip to TIR at once; constant bounds stay elementwise operators here."""
-    result = inputs[0]
-    bounds = [_scalar(_get(inputs, 1), attrs.get("min")), _scalar(_get(inputs, 2), attrs.get("max"))]
-    if not isinstance(result.ty, relax.TensorType) or any(b is _UNKNOWN for b in bounds):
-        return None
-    dtype = str(result.ty.dtype.dtype)
-    for bound, function in zip(bounds, (relax.op.maximum, relax.op.minimum), strict=True):
-        if bound is not None and np.isfinite(bound):
-            result = function(result, relax.const(bound, dtype))
-    return result if result is not inputs[0] else None
-
-
-_UNKNOWN = object()
-
-
-def _scalar(operand: Any, attribute: Any) -> Any:
-    if operand is None:
-        return attribute
-    if not isinstance(operand, tvm_ir.GenericConst):
-        return _UNKNOWN
-    return operand.value.numpy().reshape(-1)[0].item()
-
-
-def _gather(inputs: list[Any], attrs: Mapping[str, Any], _opset: int) -> Any:
-    """TVM wraps negative indices at run time; constant ones are wrapped here."""
-    data, indices = inputs[0], inputs[1]
-    axis = int(attrs.get("axis", 0))
-    if not isinstance(indices, tvm_ir.GenericConst) or not isinstance(data.ty, relax.TensorType):
-        return None
-    if isinstance(data, tvm_ir.GenericConst) or data.ty.shape is None:
-        return None
-    extent = data.ty.shape.values[axis]
-    wanted = indices.value.numpy()
-    if (wanted < 0).any():
-        if not hasattr(extent, "value"):
-            return None
-        wanted = np.where(wanted < 0, wanted + int(extent.value), wanted)
-    return relax.op.take(data, relax.const(wanted, str(wanted.dtype)), axis, mode="clip")
-
-
-def _softmax(function: Callable[..., Any]) -> Converter:
-    def convert(inputs: list[Any], attrs: Mapping[str, Any], opset: int) -> Any:
-        """Before opset 13 the axes from ``axis`` on are one; TVM keeps to that only for known shapes."""
-        x = inputs[0]
-        if opset >= 13 or not isinstance(x.ty, relax.TensorType) or x.ty.shape is None:
-            return None
-        sizes = list(x.ty.shape.values)
-        axis = int(attrs.get("axis", 1)) % max(len(sizes), 1)
-        if axis == len(sizes) - 1:
-            return function(x, axis=-1)
-        flat = [_product(sizes[:axis]), _product(sizes[axis:])]
-        return relax.op.reshape(function(relax.op.reshape(x, flat), axis=-1), sizes)
-
-    return convert
-
-
-def _product(sizes: Sequence[Any]) -> Any:
-    total: Any = tirx.IntImm("int64", 1)
-    for size in sizes:
-        total = total * size
-    return total
-
-
-def _get(inputs: Any, index: int) -> Any:
-    return inputs[index] if index < len(inputs) else None
-
-
-def _pairwise(function: Callable[[Any, Any], Any]) -> Converter:
-    def convert(inputs: list[Any], _attrs: Mapping[str, Any], _opset: int) -> Any:
-        """TVM stacks the operands and reduces; pairs stay elementwise."""
-        if all(isinstance(i, tvm_ir.GenericConst) for i in inputs):
-            return None
-        return reduce(function, inputs)
-
-    return convert
-
-
-def _prelu(inputs: list[Any], _attrs: Mapping[str, Any], _opset: int) -> Any:
-    """``max(x, 0) + slope * min(x, 0)``, the slope broadcast from the right."""
-    x, slope = inputs[0], inputs[1]
-    zero = relax.const(0, str(x.ty.dtype.dtype))
-    negative = relax.op.multiply(slope, relax.op.minimum(x, zero))
-    return relax.op.add(relax.op.maximum(x, zero), negative)
-
-
-def _dropout(inputs: list[Any], _attrs: Mapping[str, Any], _opset: int) -> Any:
-    """Dropout that stays on outside training is not an inference model's."""
-    training = _scalar(_get(inputs, 2), False)
-    if training is _UNKNOWN or training:
-        raise ValueError("Dropout in training mode; export the model for inference")
-    return None
-
-
-def _resize(inputs: list[Any], attrs: Mapping[str, Any], _opset: int) -> Any:
-    """TVM uses the ratio of the sizes where ONNX uses the given scale: refuse where they differ."""
-    scales = _get(inputs, 2)
-    if not isinstance(scales, tvm_ir.GenericConst) or not isinstance(inputs[0].ty, relax.TensorType):
-        return None
-    for size, scale in zip(inputs[0].ty.shape.values, scales.value.numpy().tolist(), strict=False):
-        known = int(size.value) if hasattr(size, "value") else 1
-        if not float(known * scale).is_integer():
-            raise ValueError(f"Resize by {scale:g} of {size}: the result is rounded to a whole size")
-    return None
-
-
-_OWN: Mapping[str, Converter] = {
-    "Clip": _clip,
-    "Dropout": _dropout,
-    "Gather": _gather,
-    "LogSoftmax": _softmax(relax.op.nn.log_softmax),
-    "Max": _pairwise(relax.op.maximum),
-    "Min": _pairwise(relax.op.minimum),
-    "PRelu": _prelu,
-    "Resize": _resize,
-    "Softmax": _softmax(relax.op.nn.softmax),
-    "Sum": _pairwise(relax.op.add),
-}

@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from sparsec.errors import ModelError
 from sparsec.frontends.names import clean_symbol
 from sparsec.frontends.onnx_load import OnnxModel
+from sparsec.frontends.onnx_recurrent import arrange
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,6 +52,7 @@ def prepare(model: OnnxModel, shapes: Shapes | None = None) -> dict[str, Array]:
     set_shapes(model.graph, shapes or {})
     modernise(model)
     fold(model)
+    arrange(model)
     return lift(model)
 
 

@@ -7,10 +7,12 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from sparsec.frontends.relax_pads import restore_pads
+
 
 def simplify_relax(module: Any) -> Any:
     """Decompose for inference, then fold what depends on small constants only."""
-    decomposed = relax.transform.DecomposeOpsForInference()(module)
+    decomposed = relax.transform.DecomposeOpsForInference()(restore_pads(module))
     try:
         folded = relax.transform.FoldConstant()(decomposed)
     except tvm.error.InternalError:

@@ -6,13 +6,17 @@ IR has no word for, which Relax then lowers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tvm import relax
-
 from sparsec.expr import Arg, Scalar, call
-from sparsec.frontends.relax_types import dtype_of, type_of
+from sparsec.frontends.relax_emit import all_float32, sized
+from sparsec.frontends.relax_moves import MOVES
+from sparsec.frontends.relax_norms import NORMS
+from sparsec.frontends.relax_recurrent import recurrent
+from sparsec.frontends.relax_transposed import TRANSPOSED
+from sparsec.frontends.relax_types import type_of
+from sparsec.frontends.relax_windows import WINDOWS
 from sparsec.ir import (
     Attrs,
     ElementwiseAttrs,
@@ -27,14 +31,8 @@ from sparsec.ir import (
 
 if TYPE_CHECKING:
     from sparsec.frontends.from_relax import Converter
+    from sparsec.frontends.relax_emit import Rule
     from sparsec.frontends.relax_values import Value
-
-    Rule = Callable[[Converter, Any, str], Value]
-
-
-def _all_float32(relax_call: Any) -> bool:
-    types = [relax_call.ty, *(a.ty for a in relax_call.args if isinstance(a.ty, relax.TensorType))]
-    return all(isinstance(t, relax.TensorType) and dtype_of(t) == "float32" for t in types)
 
 
 def _rank(expr: Any) -> int:
@@ -50,7 +48,7 @@ def _node(
 
 def _matmul(converter: Converter, relax_call: Any, name: str) -> Value:
     x, w = relax_call.args
-    if not _all_float32(relax_call) or _rank(x) < 2 or _rank(w) < 2:
+    if not all_float32(relax_call) or _rank(x) < 2 or _rank(w) < 2:
         return None
     args = (converter.node(x), converter.node(w))
     return _node(converter, relax_call, name, Op.MATMUL, args, MatmulAttrs())
@@ -66,7 +64,7 @@ def _reshape(converter: Converter, relax_call: Any, name: str) -> Value:
 
 def _transpose(converter: Converter, relax_call: Any, name: str) -> Value:
     x = relax_call.args[0]
-    if not _all_float32(relax_call):
+    if not all_float32(relax_call):
         return None
     rank = _rank(x)
     given = relax_call.attrs.axes
@@ -79,7 +77,7 @@ def _transpose(converter: Converter, relax_call: Any, name: str) -> Value:
 def _layer_norm(converter: Converter, relax_call: Any, name: str) -> Value:
     attrs, rank = relax_call.attrs, _rank(relax_call.args[0])
     axes = [int(a) % rank for a in attrs.axes]
-    if not _all_float32(relax_call) or axes != [rank - 1] or not (attrs.center and attrs.scale):
+    if not all_float32(relax_call) or axes != [rank - 1] or not (attrs.center and attrs.scale):
         return None
     args = [converter.node(a) for a in relax_call.args]
     return _node(converter, relax_call, name, Op.LAYER_NORM, args, LayerNormAttrs(float(attrs.epsilon)))
@@ -88,7 +86,7 @@ def _layer_norm(converter: Converter, relax_call: Any, name: str) -> Value:
 def _softmax(log: bool) -> Rule:
     def rule(converter: Converter, relax_call: Any, name: str) -> Value:
         x = relax_call.args[0]
-        if not _all_float32(relax_call):
+        if not all_float32(relax_call):
             return None
         attrs = SoftmaxAttrs(int(relax_call.attrs.axis) % _rank(x), log)
         return _node(converter, relax_call, name, Op.SOFTMAX, (converter.node(x),), attrs)
@@ -100,7 +98,7 @@ def _reduce(kind: str) -> Rule:
     def rule(converter: Converter, relax_call: Any, name: str) -> Value:
         x = relax_call.args[0]
         rank = _rank(x)
-        if not _all_float32(relax_call) or rank == 0:
+        if not all_float32(relax_call) or rank == 0:
             return None
         given = relax_call.attrs.axis
         axes = tuple(sorted({int(a) % rank for a in given})) if given is not None else tuple(range(rank))
@@ -125,7 +123,7 @@ def _attention(converter: Converter, relax_call: Any, name: str) -> Value:
     """``softmax(q k^T * scale + bias) v`` of tensors (batch, tokens, heads, size), spelled out."""
     query, key = relax_call.args[:2]
     attrs = relax_call.attrs
-    if not _all_float32(relax_call) or attrs.causal_mask is not None or attrs.window_size is not None:
+    if not all_float32(relax_call) or attrs.causal_mask is not None or attrs.window_size is not None:
         return None
     if type_of(query.ty).shape[2] != type_of(key.ty).shape[2]:
         return None
@@ -200,4 +198,6 @@ STRUCTURE: Mapping[str, Rule] = {
     "relax.nn.dropout": _dropout,
     "relax.stop_lift_params": _identity,
     "relax.wrap_param": _identity,
+    "relax.call_dps_packed": recurrent,
+    **{name: sized(rule) for name, rule in (WINDOWS | TRANSPOSED | MOVES | NORMS).items()},
 }

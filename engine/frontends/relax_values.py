@@ -59,23 +59,28 @@ class Operands:
 class Building:
     """Nodes and constants so far; names are made unique as they come."""
 
-    nodes: list[Node] = field(default_factory=list)
+    made: dict[str, Node] = field(default_factory=dict)
     consts: dict[str, Array] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     literals: dict[tuple[bytes, str, tuple[int, ...]], str] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes, in the order they came."""
+        return tuple(self.made.values())
 
     def add(
         self, stem: str, op: Op, args: Sequence[str], type_: Type, attrs: Attrs = None, origin: str = ""
     ) -> str:
         """Append a node and return its name."""
         name = self.claim(stem)
-        self.nodes.append(Node(name, op, tuple(args), type_, attrs, (), origin))
+        self.made[name] = Node(name, op, tuple(args), type_, attrs, (), origin)
         return name
 
     def add_const(self, stem: str, array: Array) -> str:
         """Append a constant that keeps its own name."""
         name = self.claim(stem)
-        self.nodes.append(const_node(name, array))
+        self.made[name] = const_node(name, array)
         self.consts[name] = array
         return name
 
@@ -89,6 +94,13 @@ class Building:
     def elementwise(self, stem: str, expr: Expr, names: Sequence[str], type_: Type, origin: str) -> str:
         """An elementwise node; an expression that is one bare argument of the same type is no node."""
         return self.add(stem, Op.ELEMENTWISE, names, type_, ElementwiseAttrs(expr), origin)
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a value depends on constants only, by operators that simplify computes."""
+        n = self.made[name]
+        if n.op in (Op.RESHAPE, Op.TRANSPOSE, Op.ELEMENTWISE):
+            return all(self.is_constant(a) for a in n.args)
+        return n.op is Op.CONST
 
     def claim(self, stem: str) -> str:
         """A name nobody has."""

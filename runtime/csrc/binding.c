@@ -50,6 +50,14 @@ static int64_t extent_bytes(const struct plan *plan, const struct binding *b, st
     return bytes;
 }
 
+static int check_part(const struct plan *plan, const struct binding *b, size_t i, struct failure *failure) {
+    const struct buffer *part = &plan->buffers[i];
+    int64_t start = b->sizes[part->first], whole = b->sizes[plan->buffers[part->index].nbytes];
+    if (start < 0 || start > whole || b->sizes[part->nbytes] > whole - start)
+        return fail(failure, FAILURE_ARTIFACT, "buffer %zu lies outside the buffer it is part of", i);
+    return 0;
+}
+
 static int check_bytes(const struct model *model, const struct binding *b, struct failure *failure) {
     const struct plan *plan = &model->plan;
     size_t weights = model->image.sections[SECTION_WEIGHTS].size;
@@ -58,6 +66,7 @@ static int check_bytes(const struct model *model, const struct binding *b, struc
         int64_t bytes = b->sizes[buffer->nbytes];
         if (bytes < 0) return negative(plan, buffer->nbytes, "the size", failure);
         if (bytes > (int64_t)1 << 48) return fail_memory(failure, (size_t)bytes);
+        if (buffer->kind == BUFFER_PART && check_part(plan, b, i, failure)) return -1;
         if (buffer->kind != BUFFER_CONSTANT) continue;
         if ((uint64_t)buffer->index > weights || (uint64_t)bytes > weights - (uint64_t)buffer->index)
             return fail(failure, FAILURE_ARTIFACT, "buffer %zu lies outside the file's weights", i);
@@ -133,10 +142,21 @@ static int fill_call(const struct model *model, struct binding *b, size_t index,
     return 0;
 }
 
+/* The buffer whose memory a buffer lies in. */
+static size_t owner(const struct plan *plan, size_t buffer) {
+    return plan->buffers[buffer].kind == BUFFER_PART ? (size_t)plan->buffers[buffer].index : buffer;
+}
+
 static void count_slots(const struct plan *plan, uint32_t *counts) {
     for (size_t i = 0; i < plan->argument_count; i++)
-        if (plan->arguments[i].kind == ARGUMENT_POINTER) counts[plan->arguments[i].value]++;
-    for (size_t i = 0; i < plan->tensor_count; i++) counts[plan->tensors[i].buffer]++;
+        if (plan->arguments[i].kind == ARGUMENT_POINTER) counts[owner(plan, plan->arguments[i].value)]++;
+    for (size_t i = 0; i < plan->tensor_count; i++) counts[owner(plan, plan->tensors[i].buffer)]++;
+}
+
+static void add_slot(const struct plan *plan, struct binding *b, uint32_t *ends, size_t buffer, void **place) {
+    const struct buffer *part = &plan->buffers[buffer];
+    int64_t offset = part->kind == BUFFER_PART ? b->sizes[part->first] : 0;
+    b->slots[ends[owner(plan, buffer)]++] = (struct slot){place, offset};
 }
 
 /* After counting, starts[i + 1] is where buffer i's next place goes; in the end, where its list ends. */
@@ -150,14 +170,16 @@ static void fill_slots(const struct plan *plan, struct binding *b) {
     }
     for (size_t i = 0; i < plan->argument_count; i++)
         if (plan->arguments[i].kind == ARGUMENT_POINTER)
-            b->slots[ends[plan->arguments[i].value]++] = &b->arguments[i].v_ptr;
-    for (size_t i = 0; i < plan->tensor_count; i++) b->slots[ends[plan->tensors[i].buffer]++] = &b->tensors[i].data;
+            add_slot(plan, b, ends, plan->arguments[i].value, &b->arguments[i].v_ptr);
+    for (size_t i = 0; i < plan->tensor_count; i++)
+        add_slot(plan, b, ends, plan->tensors[i].buffer, &b->tensors[i].data);
 }
 
 void binding_place(struct binding *b, size_t buffer, void *address) {
     if (b->addresses[buffer] == address) return;
     b->addresses[buffer] = address;
-    for (uint32_t i = b->slot_starts[buffer]; i < b->slot_starts[buffer + 1]; i++) *b->slots[i] = address;
+    for (uint32_t i = b->slot_starts[buffer]; i < b->slot_starts[buffer + 1]; i++)
+        *b->slots[i].place = (char *)address + b->slots[i].offset;
 }
 
 static void place_constants(const struct model *model, struct binding *b) {

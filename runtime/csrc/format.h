@@ -45,7 +45,7 @@ enum section_kind {
 };
 
 enum expression_operator { OP_CONSTANT, OP_SYMBOL, OP_ADD, OP_MULTIPLY, OP_CEIL_DIVIDE, OP_MAXIMUM, OP_END };
-enum buffer_kind { BUFFER_INPUT, BUFFER_OUTPUT, BUFFER_CONSTANT, BUFFER_TEMPORARY, BUFFER_END };
+enum buffer_kind { BUFFER_INPUT, BUFFER_OUTPUT, BUFFER_CONSTANT, BUFFER_TEMPORARY, BUFFER_PART, BUFFER_END };
 enum argument_kind {
     ARGUMENT_SCRATCH,
     ARGUMENT_POINTER,
@@ -64,6 +64,7 @@ struct expression {
     int64_t b;
 };
 
+/* A part lies inside the earlier buffer `index`, from byte `first` (an expression) on. */
 struct buffer {
     uint32_t kind;
     uint32_t nbytes; /* expression */

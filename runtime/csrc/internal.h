@@ -111,6 +111,12 @@ struct call {
     int32_t awake_helpers; /* the same while they are awake */
 };
 
+/* A place that a buffer's address is stored in, or the address so many bytes further on. */
+struct slot {
+    void **place;
+    int64_t offset;
+};
+
 struct binding {
     int64_t *key; /* all input shapes, one after the other */
     int64_t *sizes;
@@ -121,7 +127,7 @@ struct binding {
     int64_t *shapes; /* of tensors and ports, parallel to the plan's shapes */
     struct call *calls;
     uint32_t *slot_starts;
-    void ***slots; /* every place a buffer's address is stored in, grouped by buffer */
+    struct slot *slots; /* grouped by buffer */
     size_t *staging; /* offset of each input's, then each output's staging memory */
     size_t arena_bytes, staging_bytes, scratch_bytes;
     const unsigned char *arena, *scratch;

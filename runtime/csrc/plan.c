@@ -85,6 +85,9 @@ static bool buffer_index_sound(const struct plan *plan, size_t i) {
         return b->index >= 0 && (uint64_t)b->index < plan->output_count && plan->outputs[b->index].buffer == i;
     case BUFFER_CONSTANT:
         return b->index >= 0 && b->index % ALIGNMENT == 0;
+    case BUFFER_PART:
+        return b->index >= 0 && (uint64_t)b->index < i && plan->buffers[b->index].kind != BUFFER_PART &&
+               b->first < plan->expression_count;
     default:
         return b->first <= b->last && (b->last < plan->step_count || plan->step_count == 0);
     }
@@ -121,6 +124,8 @@ static int check_ports(const struct plan *plan, const struct port *ports, size_t
         if (p->name >= plan->string_bytes || p->buffer >= plan->buffer_count ||
             !extent_sound(plan, p->shape) || !dtype_name(p->dtype))
             return broken(failure, table, i, "refers to nothing");
+        if (plan->buffers[p->buffer].kind == BUFFER_PART)
+            return broken(failure, table, i, "has only a part of a buffer");
     }
     return 0;
 }

@@ -33,7 +33,8 @@ class Kernel:
         self.scratch = scratch
         self.sizes = sizes
         self._buffers = buffers
-        self._held = {n: self.registers(_HELD, n) for n in {1, lanes}}
+        widths = [1 << i for i in range(lanes.bit_length())]
+        self._held = {n: self.registers(_HELD, n) for n in widths}
         self.tile_begin = sizes["tile_begin"]
         self.tile_end = sizes["tile_end"]
 

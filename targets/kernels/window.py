@@ -13,12 +13,16 @@ outputs again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any
 
 from sparsec.targets.geometry import Geometry
 from sparsec.targets.kernels.builder import Kernel
+
+
+#: from more phases than this on, staging them is a loop
+_MANY_PHASES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,36 +156,59 @@ class Window:
         g = self.geometry
         with k.loop(channels) as c:
             plane = k.bind(base + c * (g.height * g.width))
-            for number, phase in enumerate(self.phases):
-                target = k.bind(at + c * self.size + number * self.plane)
-                self._stage_phase(k, source, plane, buffer, target, phase, corner, fill)
+            for first, count, phase in self._runs:
+                # a long run of phases is a loop: strides of hundreds would make endless code
+                with k.loop(count) as shift:
+                    target = k.bind(at + c * self.size + (first + shift) * self.plane)
+                    moved = shift if count > 1 else None
+                    self._stage_phase(k, source, plane, buffer, target, phase, (*corner, moved), fill)
+
+    @cached_property
+    def _runs(self) -> list[tuple[int, int, Phase]]:
+        """The phases one by one, or runs of neighbours where there are many: (first, count, phase)."""
+        single = [(i, 1, p) for i, p in enumerate(self.phases)]
+        wide = len({p.horizontal for p in self.phases})
+        if len(self.phases) <= _MANY_PHASES or any(p.horizontal != i % wide for i, _, p in single):
+            return single
+        heads = [i for i, _, p in single if p.horizontal == 0]
+        columns = max(p.columns for p in self.phases)
+        return [(i, wide, replace(self.phases[i], columns=columns)) for i in heads]
 
     def _stage_phase(
         self, k: Kernel, source: Any, plane: Any, buffer: Any, target: Any, phase: Phase,
-        corner: tuple[Any, Any], fill: float,
+        corner: tuple[Any, Any, Any], fill: float,
     ) -> None:  # fmt: skip
+        """One phase; the third of ``corner`` is the column the phase begins at, where a loop says."""
         from tvm.script.ir_builder import tirx as T
 
         g = self.geometry
         first = k.bind(corner[0] * g.strides[0] + (phase.vertical - g.padding[0]))
         lowest = (g.out_height - self.rows + phase.rows - 1) * g.strides[0] + phase.vertical - g.padding[0]
         inside = g.padding[0] == 0 and lowest < g.height
+
+        def stage_row(row: Any, here: Any) -> None:
+            if corner[2] is None:
+                self._stage_row(k, source, row, buffer, here, phase, corner[1], fill)
+            else:
+                start = k.bind(corner[1] * g.strides[1] + (corner[2] - g.padding[1]))
+                self._copy_clipped(k, source, row, start, buffer, here, phase, fill)
+
         with k.loop(phase.rows) as i:
             y = k.bind(first + i * g.strides[0])
             here = k.bind(target + i * self.pitch)
             row = k.bind(plane + y * g.width)
             if inside:
-                self._stage_row(k, source, row, buffer, here, phase, corner[1], fill)
+                stage_row(row, here)
             else:
                 with T.If(T.And(y >= 0, y < g.height)):
                     with T.Then():
-                        self._stage_row(k, source, row, buffer, here, phase, corner[1], fill)
+                        stage_row(row, here)
                     with T.Else():
-                        self._fill_row(k, buffer, here, phase, fill)
+                        self._fill_row(k, buffer, here, phase, fill, corner[2] is None)
 
-    def _fill_row(self, k: Kernel, buffer: Any, here: Any, phase: Phase, fill: float) -> None:
+    def _fill_row(self, k: Kernel, buffer: Any, here: Any, phase: Phase, fill: float, alone: bool) -> None:
         """A row that lies outside x."""
-        low, high = self._data(phase) if self.whole_rows else (0, phase.columns)
+        low, high = self._data(phase) if self.whole_rows and alone else (0, phase.columns)
         for at, width in spans(k, high - low, self.lanes):
             k.put(buffer, here + low + at, k.splat(fill, width), width)
 
@@ -252,6 +279,7 @@ class Window:
                 put(k.vector(buffer, here + step, width), k.bind(there + step), width)
 
 
+@cache
 def _reach(taps: int, stride: int, dilation: int) -> dict[int, int]:
     """For each phase of one axis that taps read, how many steps beyond the tile they reach."""
     found: dict[int, int] = {}
@@ -303,4 +331,8 @@ def strided(k: Kernel, buffer: Any, offset: Any, stride: int, lanes: int) -> Any
 
     if stride == 1 or lanes == 1:
         return k.vector(buffer, offset, lanes)
-    return buffer[T.Ramp(offset, stride, lanes)]
+    if stride != 2:
+        return buffer[T.Ramp(offset, stride, lanes)]
+    first, second = (k.bind(k.vector(buffer, offset + start, lanes)) for start in (0, lanes - 1))
+    half = lanes // 2
+    return T.Shuffle([first, second], [2 * j if j < half else 2 * j + 1 for j in range(lanes)])

@@ -1,0 +1,52 @@
+"""pack_recurrent: store every recurrent weight, and a bias inside the steps, as the kernel reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sparsec.ir import Candidate, Choice, Graph, Node, Op, replace, with_nodes
+from sparsec.targets.kernels import recurrent
+from sparsec.targets.lowering_recurrent import recurrent_shape
+from sparsec.targets.target import Target
+
+if TYPE_CHECKING:
+    from sparsec.ir import Array
+
+
+def pack_recurrent(graph: Graph, target: Target) -> Graph:
+    """Give every recurrent node with constant weights its choice and packed constants."""
+    nodes = graph.node_map()
+    todo = {n.name for n in graph.nodes if n.op is Op.RECURRENT and not n.choice and _is_constant(nodes, n)}
+    if not todo:
+        return graph
+    consts = dict(graph.consts)
+    done = [_chosen(n, nodes, consts, target) if n.name in todo else n for n in graph.nodes]
+    return with_nodes(graph, done, consts)
+
+
+def _is_constant(nodes: dict[str, Node], n: Node) -> bool:
+    return all(nodes[a].op is Op.CONST for a in (n.args[1], *_biases(n)))
+
+
+def _biases(n: Node) -> tuple[str, ...]:
+    return n.args[3:] if getattr(n.attrs, "reset_after", False) else ()
+
+
+def _chosen(n: Node, nodes: dict[str, Node], consts: dict[str, Array], target: Target) -> Node:
+    shape = recurrent_shape(nodes, n, target)
+    arrays = {"values": recurrent.pack(consts[n.args[1]], shape, target)}
+    for name in _biases(n):
+        missing = recurrent.padded(shape.hidden, target) - shape.hidden
+        arrays["bias"] = np.pad(consts[name], (0, missing))
+    names = []
+    for label, array in arrays.items():
+        names.append(f"{n.name}.0.{label}")
+        consts[names[-1]] = array
+    steps, batch = (s if isinstance(s, int) else 1 for s in n.type.shape[:2])
+    micro = recurrent.predict(shape, steps, batch, target) / target.gigahertz / 1e3
+    candidate = Candidate("recurrent", "dense", round(micro, 2), arrays["values"].nbytes)
+    reason = "dense: there is no sparse kernel for the recurrent weight"
+    choice = Choice("recurrent", "dense", (), tuple(names), (1, None), reason, (candidate,))
+    return replace(n, choice=(choice,))
