@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
 from sparsec.dims import product
 from sparsec.ir import Choice, ConstAttrs, Graph, Node, Op, TirAttrs
 from sparsec.pattern import Pattern
 from sparsec.picture import raster
+from sparsec.work import work_of
 
 if TYPE_CHECKING:
     from sparsec.planner import Planned
@@ -18,11 +20,12 @@ def report_of(graph: Graph, planned: Planned | None) -> dict[str, Any]:
     nodes = graph.node_map()
     layers = [_layer(graph, nodes, n) for n in graph.nodes if n.choice]
     layers += [entry for n in graph.nodes if n.op is Op.TIR for entry in _carried(nodes, n)]
+    layers += [_depthwise(nodes, n) for n in graph.nodes if n.op is Op.CONV2D and not n.choice]
     order = {n.name: i for i, n in enumerate(graph.nodes)}
     layers.sort(key=lambda entry: order[entry["node"]])
     for entry in layers:
         entry["raster"] = _raster(graph, entry)
-    return {"layers": layers, "steps": _steps(planned) if planned else []}
+    return {"layers": layers, "steps": _steps(graph, planned) if planned else []}
 
 
 def _layer(graph: Graph, nodes: dict[str, Node], n: Node) -> dict[str, Any]:
@@ -72,6 +75,21 @@ def _carried(nodes: dict[str, Node], n: Node) -> list[dict[str, Any]]:
     return found
 
 
+def _depthwise(nodes: dict[str, Node], n: Node) -> dict[str, Any]:
+    """A convolution that needs no choice."""
+    w = nodes[n.args[1]]
+    attrs = w.attrs
+    pattern = attrs.pattern if isinstance(attrs, ConstAttrs) else None
+    nbytes = 4 * prod(cast("tuple[int, ...]", w.type.shape))
+    return {
+        "node": n.name, "origin": n.origin, "kind": "convolution", "weight": w.name,
+        "shape": list(w.type.shape), "found": pattern.describe() if pattern else "",
+        "sparsity": _rounded(pattern), "format": "dense", "kernel": "depthwise", "config": {},
+        "reason": "dense: each channel has a filter of its own, too small for skipping to pay",
+        "bytes": nbytes, "dense_bytes": nbytes, "candidates": [],
+    }  # fmt: skip
+
+
 def _raster(graph: Graph, entry: dict[str, Any]) -> list[str]:
     """Where the zeros of a layer's weight are; a linear layer's is stored inputs x outputs."""
     weight = graph.consts[entry["weight"]]
@@ -82,8 +100,8 @@ def _rounded(pattern: Pattern | None) -> float:
     return round(pattern.sparsity, 6) if pattern else 0.0
 
 
-def _steps(planned: Planned) -> list[dict[str, Any]]:
+def _steps(graph: Graph, planned: Planned) -> list[dict[str, Any]]:
     return [
-        {"node": s.node, "kernel": s.kernel, "predicted_microseconds": round(s.nanoseconds / 1e3, 2)}
-        for s in planned.plan.steps
+        {"node": s.node, "kernel": s.kernel, "predicted_microseconds": round(s.nanoseconds / 1e3, 2), **work}
+        for s, work in zip(planned.plan.steps, work_of(graph, planned.calls), strict=True)
     ]

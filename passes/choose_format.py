@@ -72,6 +72,10 @@ def _reason(pattern: Pattern, ranked: list[Candidate], problem: Problem) -> str:
         other = next((c for c in ranked if c.format != "dense"), None)
         if pattern.nonzeros and pattern.density > 0.9:
             return f"dense: only {100 * pattern.sparsity:.1f} % of the weights are zero"
+        if other is None and problem.conv and problem.conv.groups > 1:
+            return (
+                f"dense: the weights of {problem.conv.groups} groups are too small each for skipping to pay"
+            )
         if other is None:
             return "dense: no sparse kernel fits"
         return (

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 _LABEL = re.compile(r"^(\.L\w+):")
 _JUMP = re.compile(r"^\s+j\w+\s+(\.L\w+)")
 _FMA = re.compile(r"^\s+vf(?:n?m)(?:add|sub)\d+[ps]s\s+(.*)$")
-#: a vector moved to or from the stack inside a loop: not enough registers
-_SPILL = re.compile(r"^\s+vmov\w*\s.*\(%r[sb]p\b")
+#: a vector moved to or from memory whose address begins with this register
+_MOVE = re.compile(r"^\s+vmov\w*\s.*\((%r[sb]p)\b")
+#: the register that holds the frame's address, in functions that have such a register
+_FRAME = re.compile(r"^\s+movq\s+%rsp, (%rbp)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """The instructions of one innermost loop, in order."""
+    """The instructions of one innermost loop, in order; ``stack``: what registers address the stack."""
 
     lines: tuple[str, ...]
+    stack: frozenset[str] = frozenset({"%rsp"})
 
     @property
     def operands(self) -> list[str]:
@@ -35,8 +38,8 @@ class Loop:
 
     @property
     def spills(self) -> list[str]:
-        """Vector moves to and from the stack."""
-        return [line.strip() for line in self.lines if _SPILL.match(line)]
+        """Vector moves to and from the stack: not enough registers."""
+        return [line.strip() for line in self.lines if (m := _MOVE.match(line)) and m[1] in self.stack]
 
     def count(self, mnemonic: str) -> int:
         """Instructions whose name matches the regular expression."""
@@ -49,6 +52,7 @@ class Loop:
 
 def innermost_loops(text: str) -> list[Loop]:
     """Every stretch from a label to a jump back to it that holds no other such stretch."""
+    stack = frozenset({"%rsp", *_FRAME.findall(text)})
     lines = [line.split("#")[0].rstrip() for line in text.splitlines()]
     labels = {m[1]: i for i, line in enumerate(lines) if (m := _LABEL.match(line))}
     spans = []
@@ -57,7 +61,7 @@ def innermost_loops(text: str) -> list[Loop]:
         if jump and labels.get(jump[1], i) < i:
             spans.append((labels[jump[1]], i))
     inner = [s for s in spans if not any(s[0] <= o[0] and o[1] <= s[1] and o != s for o in spans)]
-    return [Loop(tuple(lines[low : high + 1])) for low, high in inner]
+    return [Loop(tuple(lines[low : high + 1]), stack) for low, high in inner]
 
 
 def hottest_loop(text: str) -> Loop:

@@ -18,8 +18,6 @@ from sparsec.targets.kernels import depthwise, pool, stencil
 from sparsec.targets.kernels.pool import Pooling
 from sparsec.targets.target import Problem, Target
 
-TARGETS = [pytest.param(t, id=t.name) for t in (AVX2, SPLIT)]
-
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -69,13 +67,15 @@ LAYERS = [
     Layer(2, 3, 5), Layer(2, 1, 9), Layer(2, 9, 1), Layer(4, 2, 2), Layer(3, 6, 4, images=3),
     Layer(2, 28, 57, images=2), Layer(2, 20, 34, (3, 5), padding=(0, 3, 2, 1)),
     Layer(3, 14, 14, strides=(2, 2)), Layer(3, 15, 15, strides=(2, 2)), Layer(3, 35, 66, strides=(2, 2)),
-    Layer(2, 14, 14, strides=(2, 2), padding=(0, 0, 1, 1)), Layer(2, 22, 23, (5, 5), (2, 2), (2, 2, 2, 2)),
-    Layer(2, 5, 5, strides=(2, 2)), Layer(2, 19, 40, (2, 2), (3, 3), (0, 0, 0, 0)),
-    Layer(2, 31, 50, (3, 3), (1, 3)), Layer(2, 33, 45, (3, 3), (4, 4)), Layer(2, 26, 29, (3, 3), (1, 1), (2, 2, 2, 2), (2, 2)),
+    Layer(2, 14, 14, strides=(2, 2), padding=(0, 0, 1, 1)),
+    Layer(2, 22, 23, (5, 5), (2, 2), (2, 2, 2, 2)), Layer(2, 5, 5, strides=(2, 2)),
+    Layer(2, 19, 40, (2, 2), (3, 3), (0, 0, 0, 0)), Layer(2, 31, 50, strides=(1, 3)),
+    Layer(2, 33, 45, strides=(4, 4)), Layer(2, 26, 29, padding=(2, 2, 2, 2), dilation=(2, 2)),
     Layer(2, 25, 40, (3, 3), (2, 2), (3, 3, 3, 3), (3, 3)), Layer(3, 12, 18, (1, 7), padding=(0, 3, 0, 3)),
     Layer(3, 18, 12, (7, 1), padding=(3, 0, 3, 0)), Layer(40, 12, 9, (1, 1), padding=(0, 0, 0, 0)),
-    Layer(1, 4, 90, (4, 4), padding=(1, 2, 2, 1)), Layer(2, 3, 3, (5, 5), padding=(4, 4, 4, 4)), Layer(1, 67, 70),
-    Layer(2, 8, 16, (3, 3), (2, 1)), Layer(50, 7, 7, (7, 7), padding=(0, 0, 0, 0)),
+    Layer(1, 4, 90, (4, 4), padding=(1, 2, 2, 1)), Layer(2, 3, 3, (5, 5), padding=(4, 4, 4, 4)),
+    Layer(1, 67, 70), Layer(6, 1, 170, (1, 31), padding=(0, 15, 0, 15)), Layer(2, 8, 16, strides=(2, 1)),
+    Layer(50, 7, 7, (7, 7), padding=(0, 0, 0, 0)),
 ]  # fmt: skip
 
 ENDINGS: dict[str, Any] = {
@@ -84,8 +84,8 @@ ENDINGS: dict[str, Any] = {
         call("max", call("add", Arg(0), Arg(1)), Scalar(0.0)), ("row",), lambda y, b: np.maximum(y + b, 0),
     ),
     "silu and residual": (
-        call("add", call("mul", call("mul", Arg(0), Arg(2)), call("sigmoid", Arg(0))), Arg(1)), ("full", "one"),
-        lambda y, r, c: y * c * expit(y) + r,
+        call("add", call("mul", call("mul", Arg(0), Arg(2)), call("sigmoid", Arg(0))), Arg(1)),
+        ("full", "one"), lambda y, r, c: y * c * expit(y) + r,
     ),
 }  # fmt: skip
 
@@ -105,7 +105,8 @@ def depthwise_case(layer: Layer, ending: str, target: Target, multiplier: int = 
     problem = Problem(rows, g.taps, layer.images * g.positions, 0, expression, kinds, conv=g)
     allowed = 3e-6 * np.einsum("nchwrs,crs->nchw", abs(windows), abs(w)) + 3e-6
     return Case(
-        f"depthwise {target.name} {layer} {ending} x{multiplier}", target, ("depthwise", problem, target, depthwise.MOST_STEPS),
+        f"depthwise {target.name} {layer} {ending} x{multiplier}", target,
+        ("depthwise", problem, target, depthwise.MOST_STEPS),
         lambda name: depthwise.emit(problem, target, name), (x, w, *extras), y.shape,
         layer.images * depthwise.division_of(problem, target).tiles(rows), reference(y, *extras), allowed,
     )  # fmt: skip
@@ -118,24 +119,30 @@ def pool_case(layer: Layer, kind: str, count_padding: bool, target: Target) -> C
     if kind == "max":
         y = layer.windows(x.astype(np.float64), -np.inf).max(axis=(4, 5))
     else:
-        inside = np.ones((1, 1, layer.height, layer.width))
+        counted = layer
         if count_padding:
-            inside = np.ones((1, 1, layer.height + sum(layer.padding[::2]), layer.width + sum(layer.padding[1::2])))
-            counted = replace(layer, height=inside.shape[2], width=inside.shape[3], padding=(0, 0, 0, 0))
-        else:
-            counted = layer
+            (top, left, bottom, right), none = layer.padding, (0, 0, 0, 0)
+            height, width = layer.height + top + bottom, layer.width + left + right
+            counted = replace(layer, height=height, width=width, padding=none)
+        inside = np.ones((1, 1, counted.height, counted.width))
         counts = counted.windows(inside, 0.0).sum(axis=(4, 5))
         y = layer.windows(x.astype(np.float64), 0.0).sum(axis=(4, 5)) / counts
     return Case(
-        f"pool {kind} {count_padding} {target.name} {layer}", target, ("pool", pooling, target, pool.MOST_STEPS),
+        f"pool {kind} {count_padding} {target.name} {layer}", target,
+        ("pool", pooling, target, pool.MOST_STEPS),
         lambda name: pool.emit(pooling, target, name), (x,), y.shape,
         layer.images * pool.division_of(pooling, target).tiles(layer.channels), y,
-        3e-6 * (kind == "mean") * (1 + abs(y)) if kind == "mean" else 0.0,
+        3e-6 * (1 + abs(y)) if kind == "mean" else 0.0,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("layer", LAYERS, ids=str)
-@pytest.mark.parametrize("target", TARGETS)
+def _on_either(layers: list[Layer]) -> Any:
+    """Every other layer in vectors of 16."""
+    pairs = [(a, (AVX2, SPLIT)[i % 2]) for i, a in enumerate(layers)]
+    return pytest.mark.parametrize("layer, target", pairs, ids=[f"{a} {t.name}" for a, t in pairs])
+
+
+@_on_either(LAYERS)
 def test_depthwise(layer: Layer, target: Target) -> None:
     check_case(depthwise_case(layer, "bias and relu", target))
 
@@ -160,16 +167,16 @@ POOLS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("layer", POOLS, ids=str)
-@pytest.mark.parametrize("target", TARGETS)
+@_on_either(POOLS[::-1])
 def test_max(layer: Layer, target: Target) -> None:
     check_case(pool_case(layer, "max", False, target))
 
 
 @pytest.mark.parametrize("layer", POOLS, ids=str)
-@pytest.mark.parametrize("count_padding", [False, True], ids=["inside", "padding"])
-def test_mean(layer: Layer, count_padding: bool) -> None:
-    check_case(pool_case(layer, "mean", count_padding, AVX2))
+def test_mean(layer: Layer) -> None:
+    check_case(pool_case(layer, "mean", True, AVX2))
+    if any(layer.padding):
+        check_case(pool_case(layer, "mean", False, AVX2))
 
 
 @pytest.fixture
@@ -180,7 +187,7 @@ def rolled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("rolled")
-@pytest.mark.parametrize("layer", POOLS, ids=str)
+@pytest.mark.parametrize("layer", POOLS[::3], ids=str)
 def test_rolled(layer: Layer) -> None:
     check_case(depthwise_case(layer, "silu and residual", AVX2))
     for kind, count_padding in (("max", False), ("mean", False), ("mean", True)):
@@ -202,7 +209,7 @@ def test_planes_cut_into_parts(layer: Layer, monkeypatch: pytest.MonkeyPatch) ->
     check_case(replace(case, key=("parts", case.key)))
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(16))
 def test_random(seed: int) -> None:
     random = np.random.default_rng(seed)
 
@@ -214,7 +221,8 @@ def test_random(seed: int) -> None:
     height, width = pair(1, 40)
     height = max(height, (kernel[0] - 1) * dilation[0] + 1 - padding[0] - padding[2])
     width = max(width, (kernel[1] - 1) * dilation[1] + 1 - padding[1] - padding[3])
-    layer = Layer(int(random.integers(1, 40)), height, width, kernel, strides, padding, dilation, int(random.integers(1, 3)))
+    channels, images = int(random.integers(1, 40)), int(random.integers(1, 3))
+    layer = Layer(channels, height, width, kernel, strides, padding, dilation, images)
     target = (AVX2, SPLIT)[seed % 2]
     check_case(depthwise_case(layer, "bias and relu", target))
     check_case(pool_case(layer, "max", False, target))
@@ -230,4 +238,5 @@ def test_avx512(layer: Layer) -> None:
         if has_features(AVX512):
             check_case(case)
         else:
-            assert "zmm" in module_of(case.emit("kernel_under_test"), AVX512).mod.inspect_source("s") or layer.width < 16
+            text = module_of(case.emit("kernel_under_test"), AVX512).mod.inspect_source("s")
+            assert "zmm" in text or layer.geometry.out_width <= 8

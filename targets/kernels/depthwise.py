@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
 
 from sparsec.targets.geometry import Geometry
-from sparsec.targets.kernels import stencil
+from sparsec.targets.kernels import rolled, stencil
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish
 from sparsec.targets.kernels.math import lanes_of
@@ -14,6 +16,9 @@ from sparsec.targets.kernels.stencil import Block, Division, Stencil
 from sparsec.targets.target import Problem, Target
 
 name = "depthwise"
+
+#: emits one plane: image, channel, part of the plane
+Visit: TypeAlias = Callable[[Any, Any, Any], None]
 
 #: multiply-adds of straight code that are worth compiling
 MOST_STEPS = 4000
@@ -44,53 +49,66 @@ def division_of(problem: Problem, target: Target) -> Division:
 
 def emit(problem: Problem, target: Target, name: str) -> Any:
     """The TIR function: x, w [M, taps], extras, y."""
-    g, shape, division = _geometry(problem), shape_of(problem, target), division_of(problem, target)
-    multiplier = problem.rows // g.groups
+    shape, division = shape_of(problem, target), division_of(problem, target)
 
-    def put(k: Kernel, value: Any, channel: Any, where: Any, lanes: int) -> None:
-        k.put(k["y"], where, finish(k, problem, value, channel, where, lanes), lanes)
-
-    def straight(k: Kernel, shape: Stencil) -> None:
-        held = Registers(k, 64)
-        weights, acc = k.registers(g.taps, shape.width), k.registers(shape.accumulators, shape.width)
-        for channel, part, planes in channels(k):
-            for i in range(g.taps):
-                k.assign(weights, i, k.splat(k["w"][channel * g.taps + i], shape.width))
-
-            def block(b: Block, channel: Any = channel) -> None:
-                accumulate(k, held, b, weights, acc)
-                b.store(
-                    lambda i, v: b.in_order(acc[i * shape.vectors + v]),
-                    lambda value, where, lanes: put(k, value, channel, where, lanes),
-                )
-
-            stencil.sweep(k, held, shape, planes, part, division.parts, 0.0, block)
-
-    def rolled(k: Kernel) -> None:
-        acc, number = k.registers(4), k.registers(1, 1)
-        for channel, _, planes in channels(k):
-
-            def step(total: Any, x: Any, tap: Any, channel: Any = channel) -> Any:
-                return total + x * k.splat(k["w"][channel * g.taps + tap], lanes_of(x))
-
-            stencil.roll(
-                k, g, planes, 0.0, step,
-                lambda value, where, lanes, *_, channel=channel: put(k, value, channel, where, lanes),
-                acc, number,
-            )  # fmt: skip
-
-    def channels(k: Kernel) -> Any:
-        """Yields channel, part of its plane, and where the plane starts in x and y."""
+    def body(k: Kernel) -> None:
+        visit = _straight(k, problem, shape, division) if shape else _rolled(k, problem)
         with stencil.planes_of(k, division, problem.rows) as (image, channel, part):
-            source = channel if multiplier == 1 else channel // multiplier
-            x = k.bind((image * g.groups + source) * (g.height * g.width))
-            yield channel, part, (x, k.bind((image * problem.rows + channel) * g.positions))
+            visit(image, channel, part)
 
     pointers = [("x", "float32"), ("w", "float32"), *extra_pointers(problem), ("y", "float32")]
-    return prim_func(name, target.lanes, pointers, (), lambda k: straight(k, shape) if shape else rolled(k))
+    return prim_func(name, target.lanes, pointers, (), body)
 
 
-def accumulate(k: Kernel, held: Registers, b: Block, weights: Any, acc: Any) -> None:
+def _planes(k: Kernel, problem: Problem, image: Any, channel: Any) -> tuple[Any, Any]:
+    """Where a channel's planes start in x and in y."""
+    g = _geometry(problem)
+    multiplier = problem.rows // g.groups
+    source = channel if multiplier == 1 else channel // multiplier
+    x = k.bind((image * g.groups + source) * (g.height * g.width))
+    return x, k.bind((image * problem.rows + channel) * g.positions)
+
+
+def _put(k: Kernel, problem: Problem, channel: Any, value: Any, where: Any, lanes: int) -> None:
+    k.put(k["y"], where, finish(k, problem, value, channel, where, lanes), lanes)
+
+
+def _straight(k: Kernel, problem: Problem, shape: Stencil, division: Division) -> Visit:
+    g, held = _geometry(problem), Registers(k, 64)
+    weights, acc = k.registers(g.taps, shape.width), k.registers(shape.accumulators, shape.width)
+
+    def visit(image: Any, channel: Any, part: Any) -> None:
+        for i in range(g.taps):
+            k.assign(weights, i, k.splat(k["w"][channel * g.taps + i], shape.width))
+
+        def block(b: Block) -> None:
+            _accumulate(k, held, b, weights, acc)
+            b.store(
+                lambda i, v: b.in_order(acc[i * shape.vectors + v]), partial(_put, k, problem, channel)
+            )  # fmt: skip
+
+        planes = _planes(k, problem, image, channel)
+        stencil.sweep(k, held, shape, planes, part, division.parts, 0.0, block)
+
+    return visit
+
+
+def _rolled(k: Kernel, problem: Problem) -> Visit:
+    g, registers = _geometry(problem), rolled.registers_of(k)
+
+    def visit(image: Any, channel: Any, part: Any) -> None:
+        def step(total: Any, x: Any, tap: Any) -> Any:
+            return total + x * k.splat(k["w"][channel * g.taps + tap], lanes_of(x))
+
+        def put(value: Any, where: Any, lanes: int, *place: Any) -> None:
+            _put(k, problem, channel, value, where, lanes)
+
+        rolled.roll(k, g, _planes(k, problem, image, channel), registers, 0.0, step, put)
+
+    return visit
+
+
+def _accumulate(k: Kernel, held: Registers, b: Block, weights: Any, acc: Any) -> None:
     """The multiply-adds of a block."""
     g, vectors = b.stencil.geometry, b.stencil.vectors
     begun: set[int] = set()

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsec.targets.geometry import Geometry
-from sparsec.targets.kernels import stencil
+from sparsec.targets.kernels import rolled, stencil
 from sparsec.targets.kernels.builder import Kernel, prim_func
-from sparsec.targets.kernels.math import lanes_of
 from sparsec.targets.kernels.shuffles import Registers, combine_rows, pick
 from sparsec.targets.kernels.stencil import Block, Division, Stencil
-from sparsec.targets.kernels.window import spans
 from sparsec.targets.target import Target
 
 name = "pool"
@@ -99,11 +97,10 @@ def emit(pooling: Pooling, target: Target, name: str) -> Any:
     return prim_func(name, target.lanes, [("x", "float32"), ("y", "float32")], (), body)
 
 
-def _planes(k: Kernel, g: Geometry, division: Division) -> Any:
-    """Yields the part of a plane to compute, and where the plane starts in x and y."""
-    with stencil.planes_of(k, division, g.groups) as (image, channel, part):
-        plane = k.bind(image * g.groups + channel)
-        yield part, (k.bind(plane * (g.height * g.width)), k.bind(plane * g.positions))
+def _planes(k: Kernel, g: Geometry, image: Any, channel: Any) -> tuple[Any, Any]:
+    """Where a channel's planes start in x and in y."""
+    plane = k.bind(image * g.groups + channel)
+    return k.bind(plane * (g.height * g.width)), k.bind(plane * g.positions)
 
 
 def _straight(k: Kernel, pooling: Pooling, shape: Stencil, division: Division) -> None:
@@ -122,7 +119,8 @@ def _straight(k: Kernel, pooling: Pooling, shape: Stencil, division: Division) -
 
         b.store(value, lambda result, where, lanes: k.put(k["y"], where, result, lanes))
 
-    for part, planes in _planes(k, g, division):
+    with stencil.planes_of(k, division, g.groups) as (image, channel, part):
+        planes = _planes(k, g, image, channel)
         stencil.sweep(k, held, shape, planes, part, division.parts, pooling.fill, block)
 
 
@@ -167,21 +165,20 @@ def _rolled(k: Kernel, pooling: Pooling, division: Division) -> None:
     from tvm.script.ir_builder import tirx as T
 
     g, (top, left, bottom, right) = pooling.geometry, pooling.counted
-    acc, number = k.registers(4), k.registers(1, 1)
+    registers = rolled.registers_of(k)
 
     def put(value: Any, where: Any, lanes: int, i: Any, j: Any) -> None:
         if pooling.kind == "mean":
             y, x = i * g.strides[0] - g.padding[0], j * g.strides[1] - g.padding[1]
-            rows = stencil.clip(k, y, g.kernel[0], g.dilation[0], -top, g.height + bottom)
-            columns = stencil.clip(k, x, g.kernel[1], g.dilation[1], -left, g.width + right)
+            rows = rolled.clip(k, y, g.kernel[0], g.dilation[0], -top, g.height + bottom)
+            columns = rolled.clip(k, x, g.kernel[1], g.dilation[1], -left, g.width + right)
             count = T.cast((rows[1] - rows[0]) * (columns[1] - columns[0]), "float32")
             value = value / k.splat(k.bind(count), lanes)
         k.put(k["y"], where, value, lanes)
 
-    for _, planes in _planes(k, g, division):
-        stencil.roll(
-            k, g, planes, pooling.fill, lambda total, x, _: pooling.join(total, x), put, acc, number
-        )  # fmt: skip
+    with stencil.planes_of(k, division, g.groups) as (image, channel, _):
+        planes = _planes(k, g, image, channel)
+        rolled.roll(k, g, planes, registers, pooling.fill, lambda total, x, _: pooling.join(total, x), put)
 
 
 def _by_channels(k: Kernel, pooling: Pooling, division: Division) -> None:
@@ -211,14 +208,11 @@ def _sums(k: Kernel, pooling: Pooling, acc: Any, base: Any) -> None:
     g, lanes = pooling.geometry, k.lanes
     size = g.height * g.width
     whole, rest = divmod(size, lanes)
+    # of a first vector that overlaps the next, only what that one lacks
+    kept = [j if j < rest else lanes + j for j in range(lanes)]
     for i in range(lanes):
-        start = k.vector(k["x"], base + i * size)
-        if pooling.kind == "max" and rest:
-            k.assign(acc, i, start)
-        elif rest:
-            k.assign(acc, i, pick([start, k.splat(0.0)], [j if j < rest else lanes + j for j in range(lanes)]))
-        else:
-            k.assign(acc, i, k.splat(pooling.fill))
+        first = [k.vector(k["x"], base + i * size), k.splat(pooling.fill)] if rest else []
+        k.assign(acc, i, pick(first, kept) if rest else k.splat(pooling.fill))
     with k.loop(whole) as j:
         for i in range(lanes):
             x = k.vector(k["x"], base + (i * size + rest) + j * lanes)

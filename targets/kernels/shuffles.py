@@ -79,10 +79,17 @@ def transpose_strip(k: Kernel, held: Registers, load: Callable[[int], Any], widt
         parts = [k.bind(load(QUARTER * q + r)) for q in range(quarters)]
         rows.append(held.hold(pick(parts, range(width))) if quarters > 1 else parts[0])
 
+    return transpose_quarters(held, rows)
+
+
+def transpose_quarters(held: Registers, rows: Sequence[Any]) -> list[Any]:
+    """The transpose of four vectors within every quarter."""
+    width = lanes_of(rows[0])
+
     def mixed(a: Any, b: Any, order: tuple[int, ...]) -> Any:
         """Every quarter of a and b in the order given, 4 and above being b's."""
         first = [at % QUARTER + at // QUARTER * width for at in order]
-        return held.hold(pick([a, b], [QUARTER * q + at for q in range(quarters) for at in first]))
+        return held.hold(pick([a, b], [QUARTER * q + at for q in range(width // QUARTER) for at in first]))
 
     low, high = (0, 4, 1, 5), (2, 6, 3, 7)
     first, second = (0, 1, 4, 5), (2, 3, 6, 7)

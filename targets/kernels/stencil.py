@@ -4,7 +4,7 @@ Depthwise convolution and pooling read every input element a few times only, so 
 vectors are loaded from x where they lie, and shuffled where lanes are strided or padding.  A plane
 is cut into blocks of ``rows`` x ``vectors`` accumulators; those at the border are emitted one by
 one, those inside share loops.  All positions but a block's corner are constants.  Where that would
-be too much code, :func:`roll` loops over the taps instead.
+be too much code, ``rolled`` loops over the taps instead.
 
 A map narrower than a vector takes one vector a row, whose last lanes hold what is about to be
 overwritten: rows are stored in order, and the last one ends with the plane.
@@ -21,7 +21,6 @@ from typing import Any
 from sparsec.targets.geometry import Geometry
 from sparsec.targets.kernels.builder import Kernel
 from sparsec.targets.kernels.shuffles import QUARTER, Registers, pick, pick_spread
-from sparsec.targets.kernels.window import spans
 
 #: cycles of work that are worth a tile of their own
 TILE_CYCLES = 4000
@@ -144,8 +143,10 @@ class Stencil:
 def choose(geometry: Geometry, lanes: int, most: int) -> Stencil | None:
     """Eight or nine accumulators, fewer where that would be more than ``most`` steps of code."""
     wide = len(Stencil(geometry, lanes, 1, 1).starts)
-    best = {1: (8, 1), 3: (3, 3)}.get(wide, (4, 2))
-    found = (Stencil(geometry, lanes, rows, vectors) for rows, vectors in (best, (2, 2), (2, 1), (1, 1)))
+    rows, vectors = {1: (8, 1), 3: (3, 3)}.get(wide, (4, 2))
+    rows = min(rows, geometry.out_height)
+    best = rows, min(wide, max(vectors, 8 // rows))
+    found = (Stencil(geometry, lanes, *size) for size in (best, (2, 2), (2, 1), (1, 1)))
     return next((s for s in found if s.steps <= most), None)
 
 
@@ -182,9 +183,7 @@ class Block:
         self._x = k.bind(planes[0] + (x_row * g.width + x_column))
         self.y = k.bind(planes[1] + (row * g.out_width + column))
         first, last = ((at * g.strides[0] - g.padding[0]) * g.width for at in (down.start, down.last))
-        left, right = (
-            stencil.starts[at] * g.strides[1] - g.padding[1] for at in (across.start, across.last)
-        )
+        left, right = (stencil.starts[at] * g.strides[1] - g.padding[1] for at in (across.start, across.last))
         #: offsets from the corner that lie inside the plane, wherever the block is
         self._range = -(first + left), g.height * g.width - (last + right)
 
@@ -262,57 +261,46 @@ class Block:
 
 
 def gather(
-    k: Kernel, held: Registers, source: tuple[Any, Any] | Any, wanted: Sequence[Any], inside: tuple[int, int],
-    back: int, fill: float,
+    k: Kernel, held: Registers, base: Any, wanted: Sequence[Any], inside: tuple[int, int], back: int,
+    fill: float,
 ) -> Any | None:  # fmt: skip
-    """The elements at ``wanted`` (offsets, FILL or ANY) from loads within the offsets ``inside``.
+    """The elements of x at ``base + wanted`` (or FILL, or ANY), from loads within ``base + inside``.
 
     ``back`` is how far before the first element loads should start, so that they serve others too.
     None where nothing but padding is wanted.
     """
-    buffer, base = k["x"], source
     width, (low, high) = len(wanted), inside
     real = [w for w in wanted if isinstance(w, int)]
     if not real:
         return None
-    if width == 1:
-        return held_number(k, buffer, base, wanted[0], fill)
-    if high - low < width:
-        numbers = [held_number(k, buffer, base, w if isinstance(w, int) else None, fill) for w in wanted]
-        return held.hold(pick(numbers, range(width)))
-    starts = _loads(wanted, real, width, low, high, back)
-    loads = [k.bind(k.vector(buffer, base + start, width)) for start in starts]
+    if high - low < width or width == 1:
+        numbers = [k.splat(fill, 1) if w in (FILL, ANY) else k.bind(k["x"][base + w]) for w in wanted]
+        return numbers[0] if width == 1 else held.hold(pick(numbers, range(width)))
+    starts = _loads(wanted, real, (low, high), back)
+    loads = [k.bind(k.vector(k["x"], base + start, width)) for start in starts]
     positions = [_position(w, lane, starts, width) for lane, w in enumerate(wanted)]
     if len(loads) == 1 and positions == list(range(width)):
         return held.hold(loads[0])
     loads = [held.hold(load) for load in loads]
     if FILL in wanted:
         loads.append(k.splat(fill, width))
-    if len(loads) <= 2:
-        return held.hold(pick(loads, positions))
-    return pick_spread(held, loads, positions)
+    return held.hold(pick(loads, positions)) if len(loads) <= 2 else pick_spread(held, loads, positions)
 
 
-def held_number(k: Kernel, buffer: Any, base: Any, offset: int | None, fill: float) -> Any:
-    """One element, or padding."""
-    return k.splat(fill, 1) if offset is None else k.bind(buffer[base + offset])
-
-
-def _loads(
-    wanted: Sequence[Any], real: Sequence[int], width: int, low: int, high: int, back: int
-) -> list[int]:
+def _loads(wanted: Sequence[Any], real: Sequence[int], inside: tuple[int, int], back: int) -> list[int]:
     """Where vectors start that hold all of ``real``, the lanes in place if that can be."""
+    width, (low, high) = len(wanted), inside
     first = next(w - lane for lane, w in enumerate(wanted) if isinstance(w, int))
     straight = all(w - lane == first for lane, w in enumerate(wanted) if isinstance(w, int))
     if straight and low <= first <= high - width:
         return [first]
-    left, starts = sorted(real), []
-    back = 0 if straight else back
-    while left:
-        start = max(low, min(left[0] - back, high - width))
-        starts.append(start)
-        left = [w for w in left if w >= start + width]
-        back = 0 if left and left[0] != start + width + back else back
+    starts: list[int] = []
+    for at in sorted(real):
+        if not starts or at >= starts[-1] + width:
+            # loads after the first follow it, so that neighbours need the same ones
+            follows = starts[-1] + width if starts else at - (0 if straight else back)
+            start = follows if at < follows + width else at
+            starts.append(max(low, min(start, high - width)))
     return starts
 
 
@@ -372,7 +360,7 @@ def sweep(
 ) -> None:  # fmt: skip
     """Call ``emit`` for every block of part ``part`` of a plane; ``planes`` are offsets in x and y."""
     groups = stencil.groups
-    low, high = (k.bind(p * groups // parts) for p in (part, part + 1)) if parts > 1 else (0, groups)
+    low, high = [k.bind(p * groups // parts) for p in (part, part + 1)] if parts > 1 else [0, groups]
 
     def along(down: Run, row: Any) -> None:
         for across in stencil.across:
@@ -420,66 +408,3 @@ def _part(k: Kernel, run: Run, at: int, low: Any, high: Any, parts: int) -> Iter
     end = k.bind(T.max(begin, T.min(high - at, k.constant(run.count))))
     with k.loop(begin, end) as i:
         yield i
-
-
-def roll(
-    k: Kernel, geometry: Geometry, planes: tuple[Any, Any], begin: float,
-    step: Callable[[Any, Any, Any], Any], put: Callable[[Any, Any, int, Any, Any], None], acc: Any, number: Any,
-) -> None:  # fmt: skip
-    """A plane with loops over its taps: ``step(accumulator, x, tap)``, ``tap`` counted row by row.
-
-    ``put(value, offset in y, lanes, row, column)`` stores.  ``acc`` are four registers, ``number``
-    one for one lane.
-    """
-    g, lanes = geometry, k.lanes
-    reach = (g.kernel[1] - 1) * g.dilation[1]
-    low = min(g.out_width, -(-g.padding[1] // g.strides[1]))
-    high = max(low, min(g.out_width, (g.width - 1 - reach + g.padding[1]) // g.strides[1] + 1))
-    whole = (k.constant(0), k.constant(g.kernel[1]))
-
-    def place(i: Any, j: Any, width: int, columns: tuple[Any, Any]) -> None:
-        count, wide = -(-width // lanes), min(width, lanes)
-        held = acc if width >= lanes else number
-        top = k.bind(i * g.strides[0] - g.padding[0])
-        rows = clip(k, top, g.kernel[0], g.dilation[0], 0, g.height)
-        x = k.bind(planes[0] + top * g.width + (j * g.strides[1] - g.padding[1]))
-        for v in range(count):
-            k.assign(held, v, k.splat(begin, wide))
-        with k.loop(*rows) as r, k.loop(*columns) as s:
-            at = k.bind(x + (r * (g.dilation[0] * g.width) + s * g.dilation[1]))
-            for v in range(count):
-                value = _spaced(k, at + v * lanes * g.strides[1], g.strides[1], wide)
-                k.assign(held, v, step(held[v], value, r * g.kernel[1] + s))
-        for v in range(count):
-            put(held[v], k.bind(planes[1] + i * g.out_width + (j + v * lanes)), wide, i, j)
-
-    with k.loop(g.out_height) as i:
-        for start, stop in ((0, low), (high, g.out_width)):
-            if start < stop:
-                with k.loop(start, stop) as j:
-                    left = k.bind(j * g.strides[1] - g.padding[1])
-                    place(i, j, 1, clip(k, left, g.kernel[1], g.dilation[1], 0, g.width))
-        for at, width in spans(k, high - low, 4 * lanes):
-            if width >= lanes:
-                place(i, k.bind(low + at), width, whole)
-            else:
-                with k.loop(width) as j:
-                    place(i, k.bind(low + at + j), 1, whole)
-
-
-def clip(k: Kernel, start: Any, taps: int, dilation: int, low: int, high: int) -> tuple[Any, Any]:
-    """The taps [first, end) at ``start + tap * dilation`` that lie at [low, high)."""
-    from tvm.script.ir_builder import tirx as T
-
-    def least(bound: int) -> Any:
-        steps = T.truncdiv(T.max(k.constant(0), bound + dilation - 1 - start), k.constant(dilation))
-        return k.bind(T.min(k.constant(taps), steps))
-
-    first, end = least(low), least(high)
-    return first, k.bind(T.max(first, end))
-
-
-def _spaced(k: Kernel, offset: Any, stride: int, lanes: int) -> Any:
-    from tvm.script.ir_builder import tirx as T
-
-    return k["x"][T.Ramp(offset, stride, lanes)] if lanes > 1 else k["x"][offset]

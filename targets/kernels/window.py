@@ -20,7 +20,6 @@ from typing import Any
 from sparsec.targets.geometry import Geometry
 from sparsec.targets.kernels.builder import Kernel
 
-
 #: from more phases than this on, staging them is a loop
 _MANY_PHASES = 16
 
@@ -111,6 +110,26 @@ class Window:
         """Elements of those vectors from one row to the next."""
         return -(-self.columns // self.lanes) * self.lanes if self.by_row else self.pitch
 
+    @property
+    def straight(self) -> bool:
+        """Whether vectors are neighbours in y."""
+        return self.rows == 1 and self.columns == self.line
+
+    @property
+    def aligned(self) -> bool:
+        """Whether every vector begins at a multiple of its length."""
+        return self.geometry.taps == 1 and not self.gap
+
+    @property
+    def images(self) -> int:
+        """Images whose number the code depends on."""
+        return 0
+
+    @property
+    def repeats(self) -> int:
+        """Images in all, one where only known at run time."""
+        return self.geometry.images or 1
+
     @cached_property
     def tiles(self) -> tuple[int, int]:
         """Tiles down and across one image."""
@@ -130,12 +149,28 @@ class Window:
         places = [(p.vertical, p.horizontal) for p in self.phases]
         return places.index((vertical, horizontal)) * self.plane + down * self.pitch + right
 
+    def first_image(self, k: Kernel, number: Any) -> Any:
+        """The image whose tiles come ``number``-th."""
+        return number
+
+    def moves(self, k: Kernel, outputs: int) -> Window:
+        """What stages and stores in a kernel whose y has so many channels."""
+        return self
+
+    def staging_cycles(self) -> float:
+        """Rough cycles to stage one channel."""
+        return len(self.phases) * self.phases[0].rows * (6 + 2.5 * -(-self.pitch // self.lanes))
+
+    def store_cycles(self) -> float:
+        """Rough cycles to take one line of vectors apart."""
+        return self.rows * (4 + 2 * -(-self.columns // self.lanes)) + self.vectors
+
     def corner(self, k: Kernel, tile: Any) -> tuple[Any, Any]:
         """First output row and column of tile number ``tile`` of an image."""
         g, (down, across) = self.geometry, self.tiles
         return (
-            _start(k, k.bind(tile // across), down, self.rows, g.out_height),
-            _start(k, k.bind(tile % across), across, self.columns, g.out_width),
+            tile_start(k, k.bind(tile // across), down, self.rows, g.out_height),
+            tile_start(k, k.bind(tile % across), across, self.columns, g.out_width),
         )
 
     def clear(self, k: Kernel, buffer: Any, at: int, channels: int, fill: float = 0.0) -> None:
@@ -289,7 +324,8 @@ def _reach(taps: int, stride: int, dilation: int) -> dict[int, int]:
     return dict(sorted(found.items()))
 
 
-def _start(k: Kernel, number: Any, count: int, step: int, size: int) -> Any:
+def tile_start(k: Kernel, number: Any, count: int, step: int, size: int) -> Any:
+    """Where tile ``number`` of ``count`` begins, the last early enough to end at ``size``."""
     from tvm.script.ir_builder import tirx as T
 
     if count == 1:
