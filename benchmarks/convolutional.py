@@ -180,8 +180,8 @@ def calibrate(model: nn.Module, shape: tuple[int, ...]) -> None:
     model.eval()
 
 
-def exported(make: Callable[[], nn.Module], shape: tuple[int, ...], pruning: Pruning, path: Path) -> Path:
-    """Write ``make()``, initialised, pruned and calibrated, as ONNX for inputs of ``shape``."""
+def made(make: Callable[[], nn.Module], shape: tuple[int, ...], pruning: Pruning) -> nn.Module:
+    """``make()``, initialised, pruned and calibrated for inputs of ``shape``."""
     import torch
 
     torch.manual_seed(0)
@@ -189,6 +189,14 @@ def exported(make: Callable[[], nn.Module], shape: tuple[int, ...], pruning: Pru
     initialise(model)
     prune(model, pruning)
     calibrate(model, shape)
+    return model
+
+
+def exported(make: Callable[[], nn.Module], shape: tuple[int, ...], pruning: Pruning, path: Path) -> Path:
+    """Write :func:`made` as ONNX."""
+    import torch
+
+    model = made(make, shape, pruning)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

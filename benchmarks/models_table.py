@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from engines import DENSE, ENGINES, Bound, Engine, Shapes
+from engines import DENSE, ENGINES, READERS, Bound, Engine, Shapes, Task
 from machine import described, slug
 from models_markdown import SHARE, SLACK, markdown, verdict
 from run import RESULTS, TOLERANCE, as_numbers, difference
@@ -149,7 +149,7 @@ def measure(model: Model, engines: Sequence[Engine], rounds: int) -> dict[str, A
     bound = {"sparsec": Bound(prepared, lambda: [np.array(y) for y in prepared.outputs])}
     with tempfile.TemporaryDirectory() as folder:
         dense_path = for_dense(model.path, Path(folder))
-        bound |= {e.name: e.bind(dense_path, feeds, shapes, 1) for e in engines}
+        bound |= {e.name: e.bind(Task(dense_path, feeds, shapes)) for e in engines}
     row["differences"] = _differences(bound, session.run(None, feeds))
     if row["differences"]["sparsec"] > TOLERANCE:
         return row
@@ -224,7 +224,7 @@ def main() -> None:
     if unknown:
         raise SystemExit(f"no model {', '.join(unknown)}; there are {', '.join(known)}")
     pin_to_one_core()  # before any engine starts a thread
-    engines = [e for e in ENGINES if e.installed and e.name in DENSE]
+    engines = [e for e in ENGINES if e.installed and e.name in READERS]
     machine = described()
     path: Path = options.output or RESULTS / f"models-{slug(machine)}.json"
     rows = []

@@ -1,101 +1,107 @@
-"""Times sparsec and the dense engines side by side and writes what it found.
+"""Times sparsec and other engines side by side and writes what it found.
 
-    python benchmarks/run.py                    all workloads but optional ones, one thread, 30 rounds
-    python benchmarks/run.py --quick            a few workloads, 5 rounds, nothing written
+    python benchmarks/run.py                    all workloads but optional ones, one thread
+    python benchmarks/run.py --quick            a few workloads, one process of 5 rounds, nothing written
+    python benchmarks/run.py --group bert --threads 2
     python benchmarks/run.py --only ffn_128_u90 --rounds 50
-    python benchmarks/run.py --threads 2
 
-Engines take turns within one process (see sparsec.measure); with one thread everything is pinned
-to one core.  Every run checks the engines' outputs against each other before it times them.
-Results go to ``benchmarks/results/<cpu>.json``, where a workload's new result replaces its old
-one, and from there to a table beside it.
+Engines take turns within one process (see sparsec.measure), 30 rounds of them; three processes do
+so, and the median of their medians counts.  With one thread everything is pinned to one core.
+Every process checks the engines' outputs against each other before it times them.  Results go to
+``benchmarks/results/<cpu>.json``, where a workload's new result replaces its old one, and from
+there to a table and a plot beside it.  DeepSparse takes part where SPARSEC_DEEPSPARSE_PYTHON names
+the interpreter of an environment that has it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
-import numpy as np
-from engines import DENSE, ENGINES, Bound, Engine
+import deepsparse_engine
+import energy
+from engines import DENSE, ENGINES, Engine
+from limits import Limits
 from machine import described, slug
-from operations import useful_operations
-from table import markdown, useful_gflops
+from operations import work_of
+from process import TOLERANCE, as_numbers, difference
+from table import left_out, markdown, useful_gflops
 from workloads import WORKLOADS, Absent, Workload
 
-from sparsec.measure import Timing, interleaved, pin_to_one_core, spelled
+from sparsec.measure import spelled
 
-RESULTS = Path(__file__).parent / "results"
-#: largest difference between engines, as a share of the largest output
-TOLERANCE = 1e-4
+__all__ = ["RESULTS", "TOLERANCE", "as_numbers", "difference"]
 
-
-def difference(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
-    """The largest difference of any output as a share of that output's scale; NaN is infinite."""
-    found = 0.0
-    for a, b in zip(ours, theirs, strict=True):
-        if a.shape != b.shape:
-            return float("inf")
-        error = float(np.abs(a.astype(np.float64) - b).max() / max(float(np.abs(b).max()), 1e-30))
-        found = max(found, error if np.isfinite(error) else float("inf"))
-    return found
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 
 
-def measure(
-    workload: Workload, engines: Sequence[Engine], threads: int, rounds: int, folder: Path
-) -> dict[str, Any]:
+def measure(workload: Workload, engines: Sequence[Engine], limits: Limits, options: Any) -> dict[str, Any]:
     """One row of the results.
 
     Raises:
         Absent: its file is not here.
-        SystemExit: the engines disagree.
+        SystemExit: a process failed; it said why.
     """
-    path = workload.write(folder)
-    feeds = workload.inputs(np.random.default_rng(0))
-    bound = {e.name: e.bind(path, feeds, workload.shapes, threads) for e in engines}
-    differences = _checked(workload, bound)
-    timings = interleaved(
-        {n: b.call for n, b in bound.items()}, rounds, pause=0.002 if threads == 1 else 0.06
-    )
-    row: dict[str, Any] = {
-        "workload": workload.name,
-        "about": workload.about,
-        "threads": threads,
-        "rounds": rounds,
-        "engines": {name: as_numbers(t) for name, t in timings.items()},
-        "operations": useful_operations(path, workload.shapes),
-        "versions": {e.name: e.version for e in engines},
-        "differences": differences,
-    }
-    dense = {name: timings[name].median for name in DENSE if name in timings}
-    if dense and "sparsec" in timings:
-        best = min(dense, key=lambda name: dense[name])
-        row |= {"best_dense": best, "ratio": round(dense[best] / timings["sparsec"].median, 3)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = workload.write(Path(folder))
+        work = work_of(path, workload.shapes)
+        command = [
+            sys.executable, HERE / "process.py", workload.name, "--model", path, "--threads",
+            options.threads, "--rounds", options.rounds, *(a for e in engines for a in ("--engine", e.name)),
+        ]  # fmt: skip
+        processes = [_process(command, Path(folder) / "result.json") for _ in range(options.processes)]
+    row = {
+        "workload": workload.name, "about": workload.about, "group": workload.group,
+        "threads": options.threads, "rounds": options.rounds, "engines": medians(processes),
+        "versions": {e.name: e.version for e in engines if e.name in processes[0]["engines"]},
+        "left_out": processes[0]["left_out"], "energy_uj": _energy(processes),
+        **{key: processes[0][key] for key in ("weight_bytes", "layout_bytes") if key in processes[0]},
+        "fma_gflops": limits.fma_gflops, "processes": processes,
+    }  # fmt: skip
+    if work:
+        row |= {"operations": work.useful, "dense_operations": work.dense}
+        if work.bound_by_weights and "weight_bytes" in row:
+            row["read_gbs"] = limits.gbs(row["weight_bytes"])
+    times = {name: timing["median_us"] for name, timing in row["engines"].items()}
+    dense = [name for name in DENSE if name in times]
+    if dense and "sparsec" in times:
+        best = min(dense, key=lambda name: times[name])
+        row |= {"best_dense": best, "ratio": round(times[best] / times["sparsec"], 3)}
     return row
 
 
-def _checked(workload: Workload, bound: dict[str, Bound]) -> dict[str, float]:
-    outputs = {}
-    for name, one in bound.items():
-        one.call()
-        outputs[name] = one.outputs()
-    reference = next((name for name in DENSE if name in outputs), next(iter(outputs)))
-    found = {n: difference(y, outputs[reference]) for n, y in outputs.items() if n != reference}
-    wrong = {name: error for name, error in found.items() if error > TOLERANCE}
-    if wrong:
-        raise SystemExit(f"{workload.name}: outputs differ from {reference}'s: {wrong}")
+def _process(command: Sequence[object], result: Path) -> dict[str, Any]:
+    done = subprocess.run([*map(str, command), "--result", str(result)], check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    found: dict[str, Any] = json.loads(result.read_text())
     return found
 
 
-def as_numbers(timing: Timing) -> dict[str, float]:
-    """Microseconds, as results hold them."""
-    seconds = {"median_us": timing.median, "q1_us": timing.low, "q3_us": timing.high}
-    return {**{key: round(value * 1e6, 3) for key, value in seconds.items()}, "disturbed": timing.disturbed}
+def medians(processes: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """By engine the medians over the processes, of their medians and of their quartiles."""
+    found: dict[str, dict[str, float]] = {}
+    for name in processes[0]["engines"]:
+        each = [p["engines"][name] for p in processes if name in p["engines"]]
+        found[name] = {k: round(median(t[k] for t in each), 3) for k in ("median_us", "q1_us", "q3_us")}
+        found[name]["disturbed"] = round(fmean(t["disturbed"] for t in each), 3)
+    return found
+
+
+def _energy(processes: Sequence[dict[str, Any]]) -> dict[str, float] | str:
+    """By engine the median over the processes."""
+    read = [p["energy_uj"] for p in processes]
+    if energy.UNREADABLE in read:
+        return energy.UNREADABLE
+    return {name: median(p[name] for p in read if name in p) for name in read[0]}
 
 
 def merge(path: Path, machine: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -120,15 +126,21 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def arguments() -> argparse.Namespace:
+    groups = sorted({w.group for w in WORKLOADS})
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", action="append", metavar="NAME", help="this workload; may be repeated")
+    parser.add_argument("--group", action="append", choices=groups, help="these workloads; may be repeated")
     parser.add_argument("--engine", action="append", metavar="NAME", help="this engine; may be repeated")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, help="turns each engine gets (30; 5 with --quick)")
+    parser.add_argument("--processes", type=int, help="how often all is done anew (3; 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="few workloads, few rounds, nothing written")
     parser.add_argument("--output", type=Path, help="the JSON file to update (default: by the CPU's name)")
     parser.add_argument("--list", action="store_true", help="print the workloads' names and end")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.rounds = options.rounds or (5 if options.quick else 30)
+    options.processes = options.processes or (1 if options.quick else 3)
+    return options
 
 
 def chosen(options: argparse.Namespace) -> list[Workload]:
@@ -143,32 +155,62 @@ def chosen(options: argparse.Namespace) -> list[Workload]:
         raise SystemExit(f"no workload {', '.join(unknown)}; there are {', '.join(known)}")
     if options.only:
         return [known[name] for name in options.only]
+    if options.group:
+        return [w for w in WORKLOADS if w.group in options.group and (w.quick or not options.quick)]
     return [w for w in WORKLOADS if (w.quick or not options.quick) and not w.optional]
+
+
+def chosen_engines(names: Sequence[str] | None) -> Iterator[Engine]:
+    """The engines that are here; says which are not.
+
+    Raises:
+        SystemExit: no engine has that name.
+    """
+    known = [e.name for e in ENGINES]
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise SystemExit(f"no engine {', '.join(unknown)}; there are {', '.join(known)}")
+    for engine in ENGINES:
+        if engine.name not in (names or known):
+            continue
+        if engine.installed:
+            yield engine
+        else:
+            how = f"set {deepsparse_engine.VARIABLE}" if engine.found else "it is not installed"
+            print(f"{engine.name} skipped: {how}", file=sys.stderr)
 
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure and print, workload by workload."""
-    engines = [e for e in ENGINES if e.installed and e.name in (options.engine or [x.name for x in ENGINES])]
-    rounds = options.rounds or (5 if options.quick else 30)
+    workloads, engines = chosen(options), list(chosen_engines(options.engine))
+    limits = _limits(options.threads)
     rows = []
-    for workload in chosen(options):
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                rows.append(measure(workload, engines, options.threads, rounds, Path(folder)))
-            except Absent as reason:
-                print(f"{workload.name:<17} skipped: {reason}", file=sys.stderr)
-            else:
-                print(_line(rows[-1]), flush=True)
+    for workload in workloads:
+        try:
+            rows.append(measure(workload, engines, limits, options))
+        except Absent as reason:
+            print(f"{workload.name:<17} skipped: {reason}", file=sys.stderr)
+        else:
+            print(_line(rows[-1]), flush=True)
+            for name, why in left_out(rows[-1]).items():
+                print(f"{'':<17} without {name}: {why}", flush=True)
     return rows
+
+
+def _limits(threads: int) -> Limits:
+    """What the machine can do, measured in a process of its own."""
+    command = [sys.executable, HERE / "limits.py", "--threads", str(threads)]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return Limits(said["fma_gflops"], {int(size): rate for size, rate in said["read_gbs"].items()})
 
 
 def main() -> None:
     options = arguments()
     if options.list:
-        print("\n".join(f"{w.name:<17} {w.about}{' (by name only)' * w.optional}" for w in WORKLOADS))
+        width = max(len(w.name) for w in WORKLOADS)
+        print("\n".join(f"{w.name:<{width}}  {w.group:<11}  {w.about}{' (optional)' * w.optional}"
+                        for w in WORKLOADS))  # fmt: skip
         return
-    if options.threads == 1:
-        pin_to_one_core()  # before any engine starts a thread
     rows = run(options)
     partial = options.quick or options.engine
     if rows and (options.output or not partial):
@@ -178,7 +220,17 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results, indent=1) + "\n")
         path.with_suffix(".md").write_text(markdown(results))
-        print(f"written to {path} and {path.with_suffix('.md').name}")
+        written = [path, path.with_suffix(".md"), *_plots(results, path)]
+        print(f"written to {path.parent}: {', '.join(p.name for p in written)}")
+
+
+def _plots(results: dict[str, Any], path: Path) -> list[Path]:
+    try:
+        from plot import draw
+    except ImportError:
+        print("no plot: matplotlib is not installed", file=sys.stderr)
+        return []
+    return draw(results, path)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,12 @@
 """The models that are timed, and where they come from.
 
-Networks made here have random normal weights, pruned by magnitude at the same rate in every
-linear layer, and are written by torch's ONNX exporter, so that every engine reads what users'
-files hold; for convolutional ones see convolutional.py.  The others are files of the shared data
-folder beside the repository.
+Networks of linear layers are made by networks.py and written by torch's ONNX exporter, so that
+every engine reads what users' files hold; convolutional ones come from convolutional.py.  The
+others are files of the shared data folder beside the repository.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +16,7 @@ from typing import Any
 import convolutional
 import numpy as np
 from convolutional import Pruning
+from pruning import Sparsity
 
 Arrays = dict[str, np.ndarray]
 
@@ -28,92 +24,77 @@ SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
 class Absent(Exception):
-    """A workload's file is not on this machine."""
+    """A workload's file, or what an engine needs for it, is not here."""
 
 
 @dataclass(frozen=True)
 class Workload:
     """A model and its inputs.
 
-    ``write(folder)`` returns the path of an ONNX file; ``shapes`` fixes its dynamic dimensions.
-    ``quick`` ones run under ``--quick``, ``optional`` ones only by name.
+    ``write(folder)`` returns the path of an ONNX file; ``shapes`` fixes its dynamic dimensions;
+    ``module()`` is the same as a torch module, where there is one.  ``quick`` ones run under
+    ``--quick``, ``optional`` ones only by name or group.
     """
 
     name: str
     about: str
+    group: str
     write: Callable[[Path], Path]
     inputs: Callable[[np.random.Generator], Arrays]
     shapes: dict[str, tuple[int, ...]] | None = None
+    module: Callable[[], Any] | None = None
     quick: bool = False
     optional: bool = False
 
 
-def prune(module: Any, sparsity: float) -> None:
-    """Set the smallest weights of every linear layer to zero, in place."""
-    import torch
-
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.Linear):
-            weight = layer.weight.data
-            removed = round(sparsity * weight.numel())
-            weight.view(-1)[weight.abs().flatten().argsort()[:removed]] = 0
+def _normal(shapes: dict[str, tuple[int, ...]]) -> Callable[[np.random.Generator], Arrays]:
+    return lambda random: {n: random.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
 
 
-def feed_forward() -> Any:
-    """768-3072-768 with GELU: the feed-forward half of a BERT-base layer."""
-    from torch import nn
+def _network(
+    name: str, about: str, group: str, kind: str, sparsity: Sparsity,
+    shapes: dict[str, tuple[int, ...]], **flags: bool,
+) -> Workload:  # fmt: skip
+    """One of networks.NETWORKS."""
 
-    return nn.Sequential(nn.Linear(768, 3072), nn.GELU(), nn.Linear(3072, 768))
+    def module() -> Any:
+        import networks
 
+        return networks.made(networks.NETWORKS[kind], sparsity)
 
-def layer_norm_mlp() -> Any:
-    """784-1024-1024-10 with layer norm and ReLU."""
-    from torch import nn
+    def write(folder: Path) -> Path:
+        import networks
 
-    hidden = (nn.Linear(784, 1024), nn.LayerNorm(1024), nn.ReLU())
-    return nn.Sequential(*hidden, nn.Linear(1024, 1024), nn.LayerNorm(1024), nn.ReLU(), nn.Linear(1024, 10))
+        return networks.exported(module(), shapes, folder / f"{name}.onnx")
 
-
-def exported(make: Callable[[], Any], rows: int, width: int, sparsity: float, path: Path) -> Path:
-    """Write ``make()``, randomly initialised and pruned, as ONNX."""
-    import torch
-
-    torch.manual_seed(0)
-    module = make().eval()
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.Linear):
-            torch.nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-    prune(module, sparsity)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module, (torch.zeros(rows, width),), path, dynamo=True, opset_version=18,
-            external_data=False, verbose=False, input_names=["x"], output_names=["y"],
-        )  # fmt: skip
-    return path
+    about = f"{about}, {sparsity.about}"
+    return Workload(name, about, group, write, _normal(shapes), module=module, **flags)
 
 
-def _made(
-    name: str, about: str, make: Callable[[], Any], rows: int, width: int, sparsity: float, quick: bool
-) -> Workload:
-    return Workload(
-        name,
-        about,
-        lambda folder: exported(make, rows, width, sparsity, folder / f"{name}.onnx"),
-        lambda random: {"x": random.standard_normal((rows, width)).astype(np.float32)},
-        quick=quick,
+def _feed_forward(tokens: int, sparsity: Sparsity, group: str = "linear", **flags: bool) -> Workload:
+    about = f"768-3072-768, GELU, {tokens} token{'s' if tokens > 1 else ''}"
+    name = f"ffn_{tokens}_{sparsity.short}"
+    return _network(name, about, group, "ffn", sparsity, {"x": (tokens, 768)}, **flags)
+
+
+def _mlp(batch: int, percent: int, **flags: bool) -> Workload:
+    sparsity = Sparsity(percent)
+    about = f"MLP 784-1024-1024-10, layer norm, batch {batch}"
+    name = f"mlp_{batch}_{sparsity.short}"
+    return _network(name, about, "mlp", "mlp", sparsity, {"x": (batch, 784)}, **flags)
+
+
+def _bert(percent: int) -> Workload:
+    sparsity = Sparsity(percent)
+    shapes = {"embeddings": (1, 128, 768)}
+    return _network(
+        f"bert_{sparsity.short}", "BERT-base encoder, 1x128 tokens", "bert", "bert", sparsity, shapes
     )
 
 
-def _feed_forward(tokens: int, percent: int, quick: bool = False) -> Workload:
-    about = f"768-3072-768, GELU, {tokens} token{'s' if tokens > 1 else ''}, {percent} % unstructured"
-    return _made(f"ffn_{tokens}_u{percent}", about, feed_forward, tokens, 768, percent / 100, quick)
-
-
-def _mlp(batch: int, percent: int, quick: bool = False) -> Workload:
-    about = f"MLP 784-1024-1024-10, layer norm, batch {batch}, {percent} % unstructured"
-    return _made(f"mlp_{batch}_u{percent}", about, layer_norm_mlp, batch, 784, percent / 100, quick)
+def _llama(sparsity: Sparsity) -> Workload:
+    about, shapes = "Llama block 2048/5632, 1 token", {"x": (1, 2048), "seen": (1, 2048)}
+    return _network(f"llama_{sparsity.short}", about, "llama", "llama", sparsity, shapes)
 
 
 def _shared(*parts: str) -> Callable[[Path], Path]:
@@ -137,8 +118,10 @@ def _convolutional(
     return Workload(
         name,
         about,
+        "convolution",
         lambda folder: convolutional.exported(make, shape, pruning, folder / f"{name}.onnx"),
-        lambda random: {"x": random.standard_normal(shape).astype(np.float32)},
+        _normal({"x": shape}),
+        module=lambda: convolutional.made(make, shape, pruning),
         **flags,
     )
 
@@ -159,26 +142,41 @@ def _policy(name: str, about: str, width: int) -> Workload:
     return Workload(
         f"mjx_{name}",
         f"{about}, dense, batch 1",
+        "models",
         _shared("models", f"mjx_{name}", "model.onnx"),
         lambda random: {"obs": random.standard_normal((1, width)).astype(np.float32)},
     )
 
 
 WORKLOADS: tuple[Workload, ...] = (
-    _feed_forward(128, 90, quick=True),
-    _feed_forward(128, 80),
-    _feed_forward(128, 95),
-    _feed_forward(32, 90),
-    _feed_forward(32, 80),
-    _feed_forward(32, 95),
-    _feed_forward(1, 90, quick=True),
-    _feed_forward(1, 80),
-    _feed_forward(1, 95),
-    _mlp(1, 90, quick=True),
-    _mlp(128, 90, quick=True),
+    _feed_forward(1, Sparsity(80)),
+    _feed_forward(1, Sparsity(90), quick=True),
+    _feed_forward(1, Sparsity(95)),
+    _feed_forward(1, Sparsity()),
+    _feed_forward(32, Sparsity(80)),
+    _feed_forward(32, Sparsity(90)),
+    _feed_forward(32, Sparsity(95)),
+    _feed_forward(32, Sparsity()),
+    _feed_forward(128, Sparsity(80)),
+    _feed_forward(128, Sparsity(90), quick=True),
+    _feed_forward(128, Sparsity(95)),
+    _feed_forward(128, Sparsity()),
+    _feed_forward(512, Sparsity(90)),
+    _feed_forward(512, Sparsity()),
+    _feed_forward(128, Sparsity(90, (4, 1)), "blocks"),
+    _feed_forward(128, Sparsity(90, (16, 1)), "blocks"),
+    _feed_forward(128, Sparsity(90, (4, 4)), "blocks"),
+    _feed_forward(128, Sparsity(90, (16, 16)), "blocks", quick=True),
+    _feed_forward(128, Sparsity(kept=(2, 4)), "nm", quick=True),
+    _feed_forward(128, Sparsity(kept=(1, 4)), "nm"),
+    _feed_forward(128, Sparsity(kept=(2, 8)), "nm"),
+    *(_mlp(batch, percent, quick=percent == 90) for batch in (1, 128) for percent in (90, 98, 0)),
+    *map(_bert, (80, 90, 0)),
+    *map(_llama, (Sparsity(50), Sparsity(70), Sparsity(90), Sparsity(kept=(2, 4)), Sparsity())),
     Workload(
         "minilm_u80",
         "MiniLM encoder, 1x128 tokens, 80 % unstructured",
+        "models",
         _shared("minilm", "enc_sgpt_u80.onnx"),
         _encoder_inputs,
         {"embeddings": (1, 128, 384), "attention_mask": (1, 128)},
@@ -210,6 +208,7 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload(
         "lenet5_64",
         "LeNet-5 by dynamic network surgery, batch 64, 99.1 % unstructured",
+        "models",
         _shared("pruned", "dns_lenet5_sparse", "model.onnx"),
         lambda random: {"x": random.random((64, 1, 28, 28), np.float32)},
         {"x": (64, 1, 28, 28)},

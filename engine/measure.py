@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median, quantiles
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 Call: TypeAlias = Callable[[], Any]
 
@@ -57,6 +57,19 @@ class Turn:
 
     seconds: float
     disturbed: bool
+
+    @classmethod
+    def of(cls, elapsed: float, busy: float, count: int) -> Turn:
+        """From the seconds that passed, and those computed, in ``count`` calls."""
+        return cls(elapsed / count, busy < _BUSY * elapsed)
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """A call that another process makes, and times there."""
+
+    def turn(self, count: int) -> Turn:
+        """Call ``count`` times."""
 
 
 def interleaved(
@@ -102,12 +115,13 @@ def _repeats(call: Call, turn: float) -> int:
 
 
 def _turn(call: Call, count: int) -> Turn:
+    if isinstance(call, Remote):
+        return call.turn(count)
     busy, start = time.process_time(), time.perf_counter()
     for _ in range(count):
         call()
     elapsed = time.perf_counter() - start
-    busy = time.process_time() - busy
-    return Turn(elapsed / count, busy < _BUSY * elapsed)
+    return Turn.of(elapsed, time.process_time() - busy, count)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sparsec.evidence import CERTAIN, even_rows_evidence
+from sparsec.formats import hybrid
 from sparsec.formats.matrix import Array, MatrixLike, is_scipy
 from sparsec.structure import (
     BLOCK_SIZES,
@@ -47,6 +48,32 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
+class Lines:
+    """Some rows, or columns, and the nonzeros in them."""
+
+    count: int = 0
+    nonzeros: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Uneven:
+    """Lines worth running apart (see sparsec.formats.hybrid).
+
+    ``dense`` rows; ``short`` rows; ``columns`` dense among the rows that are neither, counted there only.
+    """
+
+    dense: Lines = Lines()
+    short: Lines = Lines()
+    columns: Lines = Lines()
+
+    def describe(self) -> str:
+        """``64 dense rows, 2 dense columns and 128 short rows``; empty if there are none."""
+        kinds = (self.dense, "dense row"), (self.columns, "dense column"), (self.short, "short row")
+        found = [_count(lines.count, what) for lines, what in kinds if lines.count]
+        return " and ".join(([", ".join(found[:-1])] if found[1:] else []) + found[-1:])
+
+
+@dataclass(frozen=True, slots=True)
 class Pattern:
     """Facts about the zeros of one weight; hashable.
 
@@ -55,7 +82,7 @@ class Pattern:
     candidate; ``block`` and ``nm_best`` what is real structure, or None.  ``kind`` is one of
     empty, dense, dead (full but for dead rows or columns), blocks, nm, fan_in, hubs,
     unstructured.  ``live`` is the pattern without dead rows and columns where only that one
-    shows structure.
+    shows structure.  ``uneven``: lines worth running apart.
     """
 
     shape: tuple[int, int]
@@ -74,6 +101,7 @@ class Pattern:
     hub_rows: int = 0
     hub_columns: int = 0
     hub_share: float = 0.0
+    uneven: Uneven = Uneven()
     kind: str = "empty"
     live: Pattern | None = None
 
@@ -227,6 +255,7 @@ def _measure(mask: Array, array_shape: tuple[int, ...], dtype: str) -> Pattern:
         dead_columns=int(np.count_nonzero(counted.by_column == 0)),
         fan_in=_fan_in(counted.by_row), blocks=blocks, block=block, nm=nm, nm_best=nm_best,
         hub_rows=hub_rows, hub_columns=hub_columns, hub_share=hub_share,
+        uneven=_uneven(mask, counted),
     )  # fmt: skip
     return replace(found, kind=_kind(found))
 
@@ -261,6 +290,13 @@ def _hub_lines(counts: Array) -> Array:
     return np.flatnonzero((counts > HUB_TIMES * median) & (counts > median + HUB_DEVIATIONS * deviation))
 
 
+def _uneven(mask: Array, counted: Counted) -> Uneven:
+    parts = hybrid.split(mask, counted.by_row, counted.by_column)
+    strip = mask[np.ix_(parts.long, parts.columns)]
+    dense, short = (Lines(len(rows), int(counted.by_row[rows].sum())) for rows in (parts.dense, parts.short))
+    return Uneven(dense, short, Lines(len(parts.columns), int(np.count_nonzero(strip))))
+
+
 def _kind(p: Pattern) -> str:
     if not p.nonzeros:
         return "empty"
@@ -277,6 +313,6 @@ def _kind(p: Pattern) -> str:
 
 
 __all__ = [
-    "BLOCK_SIZES", "GROUP_SIZES", "BlockFit", "NmFit", "Pattern", "Spread", "as_mask", "dead_columns",
-    "dead_rows", "infer", "padded_slots",
+    "BLOCK_SIZES", "GROUP_SIZES", "BlockFit", "Lines", "NmFit", "Pattern", "Spread", "Uneven", "as_mask",
+    "dead_columns", "dead_rows", "infer", "padded_slots",
 ]  # fmt: skip

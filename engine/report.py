@@ -35,7 +35,8 @@ def _layer(graph: Graph, nodes: dict[str, Node], n: Node) -> dict[str, Any]:
     convolution = n.op is Op.CONV2D
     tokens = product((n.type.shape[0], *n.type.shape[2:])) if convolution else n.type.tokens
     return {
-        "node": n.name, "origin": n.origin, "kind": "convolution" if convolution else "linear", "weight": w.name,
+        "node": n.name, "origin": n.origin, "weight": w.name,
+        "kind": "convolution" if convolution else "linear",
         "shape": list(w.type.shape) if convolution else list(w.type.shape[::-1]),
         "tokens": tokens if isinstance(tokens, int) else str(tokens),
         "found": pattern.describe() if pattern else "", "sparsity": _rounded(pattern),

@@ -87,7 +87,7 @@ class _Rewriter:
     def _reshaped(self, arg: str, kind: Type, origin: str) -> str:
         name = self._name(f"{arg}_flat")
         if arg in self.consts:
-            self.consts[name] = self.consts[arg].reshape(kind.shape)
+            self.consts[name] = self.consts[arg].reshape(cast("tuple[int, ...]", kind.shape))
             self.built.append(const_node(name, self.consts[name]))
         else:
             self.built.append(Node(name, Op.RESHAPE, (arg,), kind, origin=origin))

@@ -17,7 +17,7 @@ from sparsec.errors import ArtifactError, ConfigError, InputError
 from sparsec.runtime import _executor
 from sparsec.runtime._executor import Prepared
 from sparsec.runtime.files import replacing
-from sparsec.runtime.profile import StepTime, Watched
+from sparsec.runtime.profile import StepTime, Watched, timed
 
 Array: TypeAlias = NDArray[Any]
 
@@ -228,15 +228,15 @@ class Program:
             repeats: how many runs are timed.
 
         Returns:
-            The steps in the order they run.  Times are those of the program's threads working
-            together; moving arrays in and out is not part of them.
+            The steps in the order they run, with their operations and bytes.  Times are those of
+            the program's threads working together; moving arrays in and out is not part of them.
 
         Raises:
             InputError: as for a call; also for fewer than one repeat.
         """
         named = dict(args[0]) if len(args) == 1 and isinstance(args[0], Mapping) else None
         feeds = self._feeds(args, kwargs) if named is None else named | kwargs
-        return [StepTime(*step) for step in self._model.profile(feeds, repeats)]
+        return timed(self._model, self.report, feeds, repeats)
 
     def _feeds(self, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
         if len(args) > len(self._inputs):

@@ -79,6 +79,9 @@ def _run_time_columns(n: Node, problem: Problem, sizes: Sizes) -> tuple[int, ...
 
 def _layer_tiles(n: Node, packing: Packing, sizes: Sizes) -> int:
     tiles = sizes.of(packing.tiles)
+    if dict(packing.config).get("images"):
+        # lanes hold images, whose number is known: the kernel counted their groups
+        return tiles
     if n.op is Op.CONV2D:
         return sizes.multiply(sizes.of(n.type.shape[0]), tiles)
     return sizes.multiply(panel_count(n.type, sizes), tiles) if n.type.layout.panel else tiles

@@ -128,7 +128,7 @@ def _nothing_reduced(kind: str, result: Type) -> Any:
 def elementwise(expr: Expr, types: Sequence[Type], result: Type) -> TirAttrs:
     """An expression over arguments of any dtype that broadcast together.
 
-    Computes in the type ``sparsec.reference.evaluate_expr`` names, the widest floating one, else
+    Computes in the type ``sparsec.reference_expr.evaluate_expr`` names, the widest floating one, else
     int64, but at least in float32.
     """
     from tvm import te

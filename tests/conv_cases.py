@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from kernel_cases import EPILOGUES
+from kernel_cases import EPILOGUES, blocks_of_rows, groups_of_inputs, unstructured
 from kernel_harness import Case
 
 from sparsec.pattern import infer
 from sparsec.targets.geometry import Geometry
+from sparsec.targets.kernels import bsr_conv, csr_conv, dense_conv, nm_conv
 from sparsec.targets.target import Packing, Problem, Target
 
 
@@ -76,6 +77,49 @@ LAYERS: Mapping[str, Layer] = {
     "wide": layer(5, 2, (3, 530), (3, 3), padding=(1, 1, 1, 1)),
     "width_of_vectors": layer(12, 9, (6, 32), (3, 3), padding=(1, 1, 1, 1)),
 }
+
+
+#: wider than tall, several blocks of channels, rows that no micro-tile divides
+MIXED = layer(23, 12, (9, 19), (3, 3), padding=(1, 1, 1, 1), images=2)
+POINTS = layer(23, 72, (6, 9), images=2)
+
+#: each kernel with zeros it is made for
+WEIGHTS: Mapping[ModuleType, Callable[[int, int], Any]] = {
+    dense_conv: lambda rows, inner: unstructured(rows, inner, 1.0),
+    csr_conv: lambda rows, inner: unstructured(rows, inner, 0.3),
+    bsr_conv: lambda rows, inner: blocks_of_rows(rows, inner, 0.3, 4),
+    nm_conv: lambda rows, inner: groups_of_inputs(rows, inner, 2, 4),
+}
+#: settings that say how large something is, not how it is done
+_SIZES = frozenset({"rows", "columns", "channels", "chunk", "chunks", "row_chunks", "vectors", "height"})
+
+
+def weight_of(kernel: ModuleType, a: Layer) -> Any:
+    """``[M, R*S*C]`` with zeros as the kernel wants them."""
+    return WEIGHTS[kernel](a.rows, a.inner)
+
+
+def suited(kernel: ModuleType, a: Layer) -> Layer:
+    """The layer; for nm_conv with so many channels that whole groups of four lie within a tap."""
+    g = a.geometry
+    return Layer(a.rows, replace(g, channels=-(-g.channels // 4) * 4)) if kernel is nm_conv else a
+
+
+def runs(kernel: ModuleType, a: Layer) -> bool:
+    """Whether a kernel should accept the layer, its weight being what the kernel is made for."""
+    if kernel is dense_conv:
+        return True
+    few = {bsr_conv: a.rows >= 4, nm_conv: a.geometry.taps <= 25}
+    return a.geometry.groups == 1 and few.get(kernel, True)
+
+
+def kinds(a: Layer, configs: Iterable[Mapping[str, int]]) -> list[Mapping[str, int]]:
+    """The first configuration of every kind: all that is no size, and how tiles are cut."""
+    found: dict[Any, Mapping[str, int]] = {}
+    for c in configs:
+        cut = c["rows"] == 1, c["columns"] == a.geometry.out_width, c["channels"] < a.geometry.channels
+        found.setdefault((cut, tuple((k, v) for k, v in c.items() if k not in _SIZES)), c)
+    return list(found.values())
 
 
 def images(geometry: Geometry, x: Any) -> Any:
@@ -143,7 +187,8 @@ def make_conv_case(
         emit=lambda name: kernel.emit(problem, blind, target, name),
         inputs=(x, *packing.arrays.values(), *extras),
         shape=shape,
-        tiles=count * packing.tiles,
+        # where lanes hold images, the kernel counts the tiles of all of them
+        tiles=packing.tiles * (1 if config.get("images") else count),
         expected=ending.reference(convolve(g, weight, x), *(e.astype(np.float64) for e in extras)),
         # a sum's rounding: see kernel_harness.rounding
         allowed=1.2 * np.finfo(np.float32).eps * (4 + a.inner**0.5) * magnitude + 3e-6,

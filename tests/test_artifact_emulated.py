@@ -89,6 +89,28 @@ class Encoder(nn.Module):
         return x
 
 
+class ResidualNetwork(nn.Module):
+    """Convolutions of every kind, a shortcut, poolings, a skip through half the size and back, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.depthwise = nn.Sequential(nn.Conv2d(24, 24, 3, 1, 1, groups=24), nn.ReLU6())
+        self.points = nn.Conv2d(24, 24, 1)
+        self.last = nn.Sequential(
+            nn.Conv2d(48, 40, 3, 2, 1), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        self.head = nn.Linear(40, 10)
+
+    def forward(self, x: Any) -> Any:
+        wide = self.stem(x)
+        small = self.pool(wide)
+        small = nn.functional.relu(small + self.points(self.depthwise(small)))
+        back = nn.functional.interpolate(small, scale_factor=2, mode="nearest")
+        return self.head(self.last(torch.cat((wide, back), 1)))
+
+
 def unstructured(weight: Any, density: float = 0.1) -> Any:
     """Keeps the largest weights."""
     kept = torch.zeros(weight.numel())
@@ -119,9 +141,9 @@ def linear_stack(*prune: Callable[[Any], Any] | None) -> nn.Module:
 
 
 def pruned(module: nn.Module, one: Callable[[Any], Any] | None = unstructured) -> nn.Module:
-    """The module with every linear layer's weights pruned in place."""
+    """The module with the weights of every layer but the depthwise ones pruned in place."""
     for layer in module.modules():
-        if isinstance(layer, nn.Linear) and one is not None:
+        if isinstance(layer, nn.Linear | nn.Conv2d) and getattr(layer, "groups", 1) == 1 and one is not None:
             layer.weight.data = one(layer.weight.data)
     return module
 
@@ -176,6 +198,13 @@ CASES: dict[str, Case] = {
     "nearly all zero, without lookups, 1 token": Case(
         lambda: linear_stack(*[lambda w: unstructured(w, 0.02)] * 2), {"x": (1, 256)},
         frozenset({"csr_gemv"}), 2, without=frozenset({"lookup_gemv"}),
+    ),
+    "residual network": Case(
+        ResidualNetwork, {"x": (1, 3, 32, 32)}, frozenset({"dense_conv", "depthwise", "pool", "resize"}), 2,
+    ),
+    "residual network, pruned, two images": Case(
+        lambda: pruned(ResidualNetwork()), {"x": (2, 3, 36, 28)},
+        frozenset({"csr_conv", "depthwise", "pool", "resize"}),
     ),
 }  # fmt: skip
 

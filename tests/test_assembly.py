@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from assembly import Loop, hottest_loop, innermost_loops
+from conv_cases import Layer, conv_configs, kinds, layer, make_conv_case, weight_of
 from kernel_cases import (
     AVX2,
     AVX512,
@@ -26,6 +27,7 @@ from kernel_cases import (
 from sparsec.pattern import infer
 from sparsec.targets import x86
 from sparsec.targets.build import module_of
+from sparsec.targets.kernels import bsr_conv, csr_conv, dense_conv
 from sparsec.targets.target import Problem, Target
 
 TARGETS = [AVX2, replace(AVX512, mattr=x86.AVX512.mattr), replace(AVX512, name="zen5", mcpu="znver5")]
@@ -124,6 +126,68 @@ def test_dense_gemv_streams_its_weights(target: Target) -> None:
         loop = hottest_loop(text)
         assert not loop.spills
         assert loop.from_memory >= loop.multiply_adds - config["vectors"], config
+
+
+TAPS = layer(64, 48, (28, 28), (3, 3), padding=(1, 1, 1, 1))
+POINTS = layer(64, 48, (14, 14))
+convolutions = pytest.mark.parametrize("a", [TAPS, POINTS], ids=["taps", "points"])
+
+
+@cache
+def _loops(kernel: ModuleType, a: Layer, target: Target) -> list[tuple[dict[str, int], list[Loop]]]:
+    """(configuration, innermost loops that multiply) of one configuration of each kind."""
+    weight = weight_of(kernel, a)
+    found = []
+    for config in kinds(a, conv_configs(kernel, a, weight, target))[:4]:
+        function = make_conv_case(kernel, a, weight, target, config).emit("kernel")
+        text = module_of(function, target).mod.inspect_source("s")
+        found.append((dict(config), [loop for loop in innermost_loops(text) if loop.multiply_adds]))
+    return found
+
+
+def _densest(loops: list[Loop], step: int) -> Loop:
+    """Of the loops that take whole steps, the one that does least besides."""
+    found = [loop for loop in loops if loop.multiply_adds % step == 0]
+    return max(found, key=lambda loop: loop.multiply_adds / len(loop.lines))
+
+
+@targets
+@convolutions
+@pytest.mark.parametrize("kernel", [csr_conv, bsr_conv, dense_conv], ids=lambda k: k.name)
+def test_convolutions_keep_accumulators_in_registers(kernel: ModuleType, a: Layer, target: Target) -> None:
+    for config, loops in _loops(kernel, a, target):
+        assert loops
+        for loop in loops:
+            assert loop.registers() == {"ymm" if target.lanes == 8 else "zmm"}, config
+            assert not loop.spills, (config, loop.spills)
+            assert not loop.count("vmulps|vaddps|vgatherdps|vinsertf128|vinsertps"), config
+
+
+@targets
+@convolutions
+def test_csr_conv_reads_windows_as_operands(a: Layer, target: Target) -> None:
+    """One broadcast a nonzero, one multiply-add with a memory operand a vector, nothing else."""
+    for config, loops in _loops(csr_conv, a, target):
+        loop = _densest(loops, config["group"] * config["vectors"])
+        assert loop.from_memory == loop.multiply_adds, config
+        assert loop.multiply_adds == loop.count("vbroadcastss") * config["vectors"], config
+        assert not loop.count("vmovup?s|vperm\\w+|vshuf\\w+"), config
+
+
+@targets
+@convolutions
+def test_dense_conv_fills_the_registers(a: Layer, target: Target) -> None:
+    for config, loops in _loops(dense_conv, a, target):
+        rows = config["height"] // target.lanes if config["across"] else config["height"]
+        step = rows * config["vectors"]
+        assert step >= (10 if target.registers == 16 else 20), config
+        loop = _densest(loops, step)
+        # a step loads one side, vectors, and broadcasts the other, one element at a time
+        vectors, elements = (rows, config["vectors"]) if config["across"] else (config["vectors"], rows)
+        steps = loop.multiply_adds // step
+        assert loop.count("vmovup?s") <= steps * vectors, config
+        assert loop.count("vbroadcastss") <= steps * elements, config
+        assert not loop.count("vperm\\w+|vshuf\\w+"), config
 
 
 def test_parser_finds_the_inner_loop_and_its_spill() -> None:

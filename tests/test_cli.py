@@ -137,9 +137,10 @@ def test_bench_times_every_step(compiled: Path, tmp_path: Path) -> None:
     said = json.loads(sparsec("bench", compiled, "--rounds", "2", "--profile", "--json", cwd=tmp_path).stdout)
     report = json.loads(sparsec("explain", compiled, "--json", cwd=tmp_path).stdout)
     assert [s["kernel"] for s in said["steps"]] == [s["kernel"] for s in report["steps"]]
-    assert all(s["nanoseconds"] > 0 for s in said["steps"])
+    assert all(s["nanoseconds"] > 0 and s["bytes"] > 0 for s in said["steps"])
+    assert [s["operations"] > 0 for s in said["steps"]] == ["operations" in s for s in report["steps"]]
     text = sparsec("bench", compiled, "--rounds", "2", "--profile", cwd=tmp_path).stdout
-    assert "x dense predicted" in text and "total" in text
+    assert all(word in text for word in ("GFLOP/s", "GB/s", "x dense predicted", "total"))
 
 
 def test_run_and_help_load_no_compiler(compiled: Path, tmp_path: Path) -> None:

@@ -14,6 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
+from conv_cases import (
+    LAYERS,
+    WEIGHTS,
+    Layer,
+    conv_configs,
+    kinds,
+    layer,
+    make_conv_case,
+    problem_of,
+    suited,
+    weight_of,
+)
 from emulator import emulator
 from kernel_cases import (
     AVX512,
@@ -33,11 +45,13 @@ from kernel_cases import (
     unstructured,
 )
 from kernel_harness import GUARD_WORDS, Case, guards_hold, in_three_calls, make_case
+from stencil_cases import depthwise_cases, pool_cases
 from tensor_cases import TENSOR_CASES
 
 from sparsec.pattern import infer
 from sparsec.targets import x86
 from sparsec.targets.build import module_of
+from sparsec.targets.kernels import conv_plans, csr_conv, dense_conv
 from sparsec.targets.target import Problem, Target
 
 FOLDER = Path(__file__).parent
@@ -46,6 +60,10 @@ RUNTIME = FOLDER.parent / "runtime" / "csrc"
 # 2.7 calls a gather illegal when its index is in registers 16 to 31, so LLVM must not invent gathers.
 TARGET = replace(AVX512, mcpu="skylake-avx512", mattr=x86.AVX512.mattr)
 SMALL = small_caches(TARGET)
+#: caches that hold the windows of a few channels only
+FEW = replace(TARGET, l1=2048, l2=1 << 16)
+#: what convolves and pools, besides the kernels that read a packed weight
+STENCIL_CASES = {"depthwise": depthwise_cases, "pool": pool_cases}
 
 # Bochs 2.7 shifts 16-bit masks by 15 to nothing
 _SHIFT = re.compile(r"(kshift[lr]w)\s+\$15, (%k\d), (%k\d)")
@@ -110,6 +128,40 @@ def vector_cases(kernel: ModuleType) -> list[Case]:
     return cases
 
 
+def window_cases(kernel: ModuleType) -> list[Case]:
+    """Every kind of tile, strides, dilation, borders, blocks of channels, open images, epilogues."""
+    rows = layer(18, 8, (7, 37), (1, 3), padding=(0, 1, 0, 1), images=2)
+    points, images = layer(33, 40, (5, 9), images=2), layer(9, 4, (4, 6), (2, 2), images=18)
+    if kernel is dense_conv:
+        pairs = [(one, a) for one in (TARGET, FEW) for a in (rows, points)]
+        cases = [c for one, a in pairs for c in _every_tile(a, one)]
+    else:
+        cases = [c for a in (rows, points) for c in _window_cases(kernel, a, TARGET, "bias")[:6]]
+        cases += [c for c in _window_cases(kernel, images, TARGET, "bias") if c.config["images"]][:2]
+        cases += [c for a in (rows, points) for c in _window_cases(kernel, a, FEW)[:2]]
+    for name in ("strided", "column", "kernel_beyond_map", "dilated_strided_three", "grouped"):
+        cases += _window_cases(kernel, LAYERS[name], TARGET)[:1]
+    for epilogue in EPILOGUES if kernel in (dense_conv, csr_conv) else ("clip", "all"):
+        cases += _window_cases(kernel, layer(7, 4, (3, 21)), TARGET, epilogue)[:1]
+    return cases + _window_cases(kernel, points, TARGET, known=False)[:1]
+
+
+def _window_cases(
+    kernel: ModuleType, a: Layer, target: Target, epilogue: str = "none", known: bool = True
+) -> list[Case]:
+    """One case per kind of configuration that the kernel suggests for the layer."""
+    a = suited(kernel, a)
+    weight = weight_of(kernel, a)
+    found = kinds(a, conv_configs(kernel, a, weight, target))
+    return [make_conv_case(kernel, a, weight, target, c, epilogue, known) for c in found]
+
+
+def _every_tile(a: Layer, target: Target) -> list[Case]:
+    """All kinds of tile of dense_conv, also those it would not suggest."""
+    found = kinds(a, conv_plans.candidates(problem_of(a), target))
+    return [make_conv_case(dense_conv, a, weight_of(dense_conv, a), target, c, "bias") for c in found]
+
+
 def _compile_kernels(cases: Sequence[Case], folder: Path) -> list[int]:
     """Write kernels.s and table.c; return which kernel each case uses."""
     numbers: dict[Any, int] = {}
@@ -157,7 +209,11 @@ def run_emulated(cases: Sequence[Case], folder: Path) -> list[Any]:
 def _all_cases() -> dict[str, list[Case]]:
     cases = {k.name: panel_cases(k) for k in PANEL_KERNELS}
     cases |= {k.name: vector_cases(k) for k in VECTOR_KERNELS}
-    return cases | {name: make(TARGET) for name, make in TENSOR_CASES.items()}
+    cases |= {k.name: window_cases(k) for k in WEIGHTS}
+    return cases | {name: make(TARGET) for name, make in {**STENCIL_CASES, **TENSOR_CASES}.items()}
+
+
+NAMES = [*(k.name for k in (*PANEL_KERNELS, *VECTOR_KERNELS, *WEIGHTS)), *STENCIL_CASES, *TENSOR_CASES]
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +225,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[Ca
     return {name: [(case, next(results)) for case in cases] for name, cases in groups.items()}
 
 
-@pytest.mark.parametrize("name", [*(k.name for k in (*PANEL_KERNELS, *VECTOR_KERNELS)), *TENSOR_CASES])
+@pytest.mark.parametrize("name", NAMES)
 def test_avx512_code_gives_the_right_numbers(name: str, outputs: dict[str, list[tuple[Case, Any]]]) -> None:
     for case, whole in outputs[name]:
         assert guards_hold(whole), f"{case.label}: wrote beside y"

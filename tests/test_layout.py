@@ -45,6 +45,8 @@ PARTS = {
     "sparsec.ir": "ir",
     "sparsec.verify_windows": "ir",
     "sparsec.reference": "meaning",
+    "sparsec.reference_expr": "meaning",
+    "sparsec.reference_operators": "meaning",
     "sparsec.reference_recurrent": "meaning",
     "sparsec.reference_windows": "meaning",
     "sparsec.resampling": "ir",

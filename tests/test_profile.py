@@ -11,7 +11,7 @@ import pytest
 
 from sparsec.errors import InputError, SparsecError
 from sparsec.runtime import Program, StepTime
-from sparsec.runtime.profile import Watched, table
+from sparsec.runtime.profile import Watched, table, timed
 
 from .runtime_models import PlanBuilder, compile_code, pointer, softmax_model, softmax_oracle, twice_model
 
@@ -87,39 +87,59 @@ LAYER = {
         {"kernel": "dense_gemm", "format": "dense", "microseconds": 6.0, "nbytes": 1},
     ],
 }  # fmt: skip
-STEPS = [StepTime("fc", "relayout_0123", 1000, 1), StepTime("fc", "csr_spmm_4567", 4000, 2)]
+STEPS = [
+    StepTime("fc", "relayout_0123", 1000, 1, bytes=64000),
+    StepTime("fc", "csr_spmm_4567", 4000, 2, 8000, 2400),
+]
 
 
 def test_table_tells_what_the_report_knows() -> None:
     lines = [line.split() for line in table(STEPS, {"layers": [LAYER]}).splitlines()]
-    assert lines[1] == ["fc", "relayout", "1", "1.0", "us", "20.0", "%"]
+    assert lines[1] == ["fc", "relayout", "1", "1.0", "us", "20.0", "%", "64.0"]
     # 2 * 500 nonzeros * 8 tokens in 4 us; dense would take 6 us
-    assert lines[2] == ["fc", "csr_spmm", "2", "4.0", "us", "80.0", "%", "2.0", "1.50"]
-    assert lines[3] == ["total", "5.0", "us"]
+    assert lines[2] == ["fc", "csr_spmm", "2", "4.0", "us", "80.0", "%", "2.0", "0.6", "1.50"]
+    assert lines[3] == ["total", "5.0", "us", "1.6", "13.3"]
 
 
 def test_table_claims_nothing_for_open_sizes_or_without_a_report() -> None:
+    steps = [StepTime(s.node, s.kernel, s.nanoseconds, s.tiles) for s in STEPS]
     free = {**LAYER, "tokens": "batch"}
     for report in ({}, {"layers": []}, {"layers": [free]}):
-        assert table(STEPS, report).splitlines()[2].split()[-1] == "%"
+        assert table(steps, report).splitlines()[2].split()[-1] == "%"
     assert table([], {}).splitlines()[-1].split() == ["total", "0.0", "us"]
 
 
+class Fake:
+    """A model of one step."""
+
+    inputs = (("x", "float32", ("batch", 2)), ("z", "float32", ("2*batch + 1",)))
+
+    def run(self, names: Any, feeds: dict[str, Any]) -> list[Any]:
+        return [feeds["x"]]
+
+    def profile(self, feeds: dict[str, Any], repeats: int) -> list[tuple[str, str, int, int]]:
+        return [("fc", "csr_spmm_4567", 4000, len(feeds["x"]))]
+
+
+def test_work_follows_the_sizes_of_the_inputs() -> None:
+    feeds = {"x": np.zeros((3, 2), np.float32), "z": np.zeros(7, np.float32)}
+    work = {"kernel": "csr_spmm_4567", "operations": "10*batch*batch + -2*batch + 7", "bytes": 12}
+    [step] = timed(Fake(), {"steps": [work]}, feeds, 1)
+    assert (step.operations, step.bytes) == (10 * 9 - 2 * 3 + 7, 12)
+    [step] = timed(Fake(), {"steps": [{**work, "bytes": "tokens*2"}]}, feeds, 1)
+    assert step.bytes == 0, "a name no input has"
+    for other in ({}, {"steps": []}, {"steps": [{**work, "kernel": "another"}]}):
+        assert timed(Fake(), other, feeds, 1) == [StepTime("fc", "csr_spmm_4567", 4000, 3)]
+
+
 def test_watched_runs_print_once_per_shape() -> None:
-    class Model:
-        def run(self, names: Any, feeds: dict[str, Any]) -> list[Any]:
-            return [feeds["x"]]
-
-        def profile(self, feeds: dict[str, Any], repeats: int) -> list[tuple[str, str, int, int]]:
-            return [("fc", "csr_spmm_4567", 4000, len(feeds["x"]))]
-
     log = io.StringIO()
-    watched = Watched(Model(), {}, log)
+    watched = Watched(Fake(), {}, log)
     for count in (3, 4, 3, 3):
-        watched.run(None, {"x": np.zeros((count, 2), np.float32)})
+        watched.run(None, {"x": np.zeros((count, 2), np.float32), "z": np.zeros(1, np.float32)})
     assert [line for line in log.getvalue().splitlines() if "steps for" in line] == [
-        "steps for x [3, 2]:",
-        "steps for x [4, 2]:",
+        "steps for x [3, 2], z [1]:",
+        "steps for x [4, 2], z [1]:",
     ]
 
 

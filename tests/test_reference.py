@@ -15,7 +15,8 @@ from sparsec import expr, ir, reference
 from sparsec.errors import InputError, IRError
 from sparsec.expr import Arg, Scalar, call
 from sparsec.ir import Graph, Op, TirAttrs, Type
-from sparsec.reference import evaluate, evaluate_expr
+from sparsec.reference import evaluate
+from sparsec.reference_expr import evaluate_expr
 
 Array = NDArray[Any]
 

@@ -11,6 +11,7 @@ bsr       dense r x c blocks by block row; blocks of zeros are dropped
 nm        N values and positions for each group of M neighbours
 ell       the same number of slots for every row
 bitmask   one bit per element, and the nonzeros
+hybrid    dense rows, columns dense among the long rows, and csr for all else
 ========  =================================================================================
 
 Every ``unpack(pack(a))`` equals ``a`` bit for bit; only -0.0 comes back as +0.0 (not from
@@ -22,7 +23,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from sparsec.errors import ConfigError
-from sparsec.formats import bitmask, bsr, coo, csc, csr, dense, ell, nm
+from sparsec.formats import bitmask, bsr, coo, csc, csr, dense, ell, hybrid, nm
 from sparsec.formats.matrix import Array, Fit, MatrixLike
 
 __all__ = ["FORMATS", "Fit", "Format", "by_name"]
@@ -53,6 +54,7 @@ FORMATS: tuple[tuple[str, Format], ...] = (
     ("nm", nm),
     ("ell", ell),
     ("bitmask", bitmask),
+    ("hybrid", hybrid),
 )
 
 

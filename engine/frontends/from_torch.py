@@ -20,8 +20,9 @@ from sparsec.frontends.from_relax import Imported, from_relax
 from sparsec.frontends.names import clean_symbol
 from sparsec.frontends.relax_passes import simplify_relax
 from sparsec.frontends.relax_refusals import unsupported
-from sparsec.frontends.torch_attention import convert_attention
+from sparsec.frontends.torch_operators import CONVERTERS
 from sparsec.frontends.torch_prepare import evaluating, exportable
+from sparsec.frontends.torch_resampling import RESAMPLING
 from sparsec.ir import Graph
 
 if TYPE_CHECKING:
@@ -100,10 +101,11 @@ def from_exported(exported: ExportedProgram, names: Sequence[Mapping[int, str]] 
 
 
 def _decompositions() -> Any:
-    """torch's table without the operators whose decomposition hides a matrix product."""
+    """torch's table without the operators whose decomposition hides a matrix product or a resize."""
     table = torch.export.default_decompositions()
     aten = torch.ops.aten
-    for kept in (aten.linear.default, aten.matmul.default, aten.scaled_dot_product_attention.default):
+    products = (aten.linear.default, aten.matmul.default, aten.scaled_dot_product_attention.default)
+    for kept in (*products, *RESAMPLING):
         table.pop(kept, None)
     return table
 
@@ -119,14 +121,15 @@ class _Importer(ExportedProgramImporter):  # type: ignore[misc]
 
     def refuse_unknown(self, nodes: Iterable[Any]) -> None:
         """Raise one error for every function TVM's importer does not know."""
-        calls = [n for n in nodes if n.op == "call_function" and n.target.__name__ not in self.convert_map]
+        known = self.convert_map.keys() | CONVERTERS.keys()
+        calls = [n for n in nodes if n.op == "call_function" and n.target.__name__ not in known]
         if calls:
             reason = "TVM's importer does not know it"
             raise unsupported([(n.target.__name__, _place(n), reason) for n in calls])
 
     def run(self, program: ExportedProgram) -> Any:
         """The Relax module, parameters as inputs."""
-        own = {"scaled_dot_product_attention.default": partial(convert_attention, self)}
+        own = {name: partial(convert, self) for name, convert in CONVERTERS.items()}
         table = {**self.convert_map, **own}
         self.convert_map = {name: _guarded(name, convert) for name, convert in table.items()}
         try:

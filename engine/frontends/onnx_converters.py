@@ -169,18 +169,6 @@ def _dropout(inputs: list[Any], _attrs: Mapping[str, Any], _opset: int) -> Any:
     return None
 
 
-def _resize(inputs: list[Any], attrs: Mapping[str, Any], _opset: int) -> Any:
-    """TVM uses the ratio of the sizes where ONNX uses the given scale: refuse where they differ."""
-    scales = _get(inputs, 2)
-    if not isinstance(scales, tvm_ir.GenericConst) or not isinstance(inputs[0].ty, relax.TensorType):
-        return None
-    for size, scale in zip(inputs[0].ty.shape.values, scales.value.numpy().tolist(), strict=False):
-        known = int(size.value) if hasattr(size, "value") else 1
-        if not float(known * scale).is_integer():
-            raise ValueError(f"Resize by {scale:g} of {size}: the result is rounded to a whole size")
-    return None
-
-
 # -- operators of the first converters from Caffe and Core ML, never in ONNX's standard
 
 
@@ -250,7 +238,6 @@ CONVERTERS: Mapping[str, Converter] = {
     "Max": _pairwise(relax.op.maximum),
     "Min": _pairwise(relax.op.minimum),
     "PRelu": _prelu,
-    "Resize": _resize,
     "Slice": _slice,
     "Softmax": _softmax(relax.op.nn.softmax),
     "Sum": _pairwise(relax.op.add),

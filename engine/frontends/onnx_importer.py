@@ -21,6 +21,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from sparsec.errors import Unsupported
 from sparsec.frontends.onnx_converters import CONVERTERS
 from sparsec.frontends.onnx_recurrent import ACTIVATIONS, convert, refusal
+from sparsec.frontends.onnx_resampling import RESAMPLING
 
 #: operators the importer handles outside its table
 _BUILT_IN = frozenset({"If", "Constant"})
@@ -102,8 +103,11 @@ class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
     def _converted(self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int) -> Any:
         if op_name in ACTIVATIONS:
             return convert(self.bb, op_name, inputs, attrs)
-        own = CONVERTERS.get(op_name)
-        result = own(inputs, attrs, opset) if own else None
+        if op_name in RESAMPLING:
+            result = RESAMPLING[op_name](self.bb.normalize, inputs, attrs, opset)
+        else:
+            own = CONVERTERS.get(op_name)
+            result = own(inputs, attrs, opset) if own else None
         if result is not None:
             return self.bb.normalize(result)
         return super()._convert_operator(op_name, inputs, attrs, opset)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 from tvm import tirx
@@ -40,6 +41,13 @@ class Kernel:
 
     def __getitem__(self, name: str) -> Any:
         return self._buffers[name]
+
+    def within(self, prefix: str) -> Kernel:
+        """The same kernel, in which the buffer ``{prefix}_{name}`` goes by ``name``."""
+        inside = copy(self)
+        short = {n.removeprefix(f"{prefix}_"): b for n, b in self._buffers.items()}
+        inside._buffers = {**short, **self._buffers}
+        return inside
 
     @contextmanager
     def loop(self, start: Any, stop: Any | None = None, dtype: str = "int64") -> Iterator[Any]:

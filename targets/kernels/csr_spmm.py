@@ -32,7 +32,9 @@ def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str,
 def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
     """Cycles of one run on one core."""
     blocks = -(-problem.inner // config["block"])
-    visits = min(blocks * problem.rows, pattern.nonzeros + problem.rows) / config["group"]
+    live = problem.rows - pattern.dead_rows
+    # a row of zeros is visited in the first and the last block, without a loop that could be mispredicted
+    visits = (min(blocks * live, pattern.nonzeros + live) + 0.5 * pattern.dead_rows) / config["group"]
     # rows of a group are padded to the longest: little, since they are sorted by length
     return panel_visits.predict(problem, target, config, 1.02 * pattern.nonzeros / config["group"], visits)
 

@@ -18,8 +18,14 @@ from sparsec.targets.kernels import window_visits
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import extra_pointers
 from sparsec.targets.kernels.nm_spmm import fits
-from sparsec.targets.kernels.window import Window
-from sparsec.targets.kernels.window_visits import WindowRest, parts_of, place, window_of
+from sparsec.targets.kernels.window_visits import (
+    AnyWindow,
+    WindowRest,
+    finished,
+    parts_of,
+    place,
+    window_of,
+)
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "nm_conv"
@@ -92,10 +98,8 @@ def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Targe
         return np.concatenate([bands[:, :, c : c + per_block].reshape(-1) for c in cuts])
 
     chunks = -(-problem.rows // config["chunk"])
-    down, across = window_of(problem, config, target).tiles
-    settings = {**config, "row_chunks": chunks, "chunks": chunks * down * across}
     arrays = {"values": interleaved(values), "places": interleaved(places)}
-    return Packing(arrays, settings["chunks"], tuple(sorted(settings.items())))
+    return Packing(arrays, *finished(window_of(problem, config, target), config, chunks))
 
 
 scratch_floats = window_visits.scratch_floats
@@ -105,7 +109,8 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     """The TIR function."""
     writer = _Writer(problem, dict(packing.config), window_of(problem, dict(packing.config), target))
     pointers = [
-        ("x", "float32"), ("values", "float32"), ("places", "uint8"), *extra_pointers(problem), ("y", "float32"),
+        ("x", "float32"), ("values", "float32"), ("places", "uint8"), *extra_pointers(problem),
+        ("y", "float32"),
     ]  # fmt: skip
     sizes = window_visits.run_time_sizes(problem)
     return prim_func(name, target.lanes, pointers, sizes, writer.body)
@@ -117,26 +122,27 @@ class _Writer:
 
     problem: Problem
     config: Mapping[str, int]
-    window: Window
+    window: AnyWindow
 
     def body(self, k: Kernel) -> None:
         window, channels, g = self.window, self.config["channels"], self.window.geometry
         blocks = -(-g.channels // channels)
         registers = k.registers(self.config["group"] * max(parts_of(window, self.config["vectors"])))
-        window.clear(k, k.scratch, 0, channels)
+        moves = window.moves(k, self.problem.rows)
+        moves.clear(k, k.scratch, 0, channels)
         with k.tiles() as tile:
             image, chunk, corner = place(k, window, tile, self.config["row_chunks"])
             x = k.bind(image * (g.channels * g.height * g.width))
             first_row = k.bind(chunk * self.config["chunk"]) if blocks > 1 else None
             y = k.bind(image * (self.problem.rows * g.positions))
-            rest = WindowRest(self.problem, window, window.floats(channels), first_row, y, corner)
+            rest = WindowRest(self.problem, window, moves, window.floats(channels), first_row, y, corner)
             # first, middle and last block apart: only they differ, and code must not grow with C
             for low, high in ((0, 1), (1, blocks - 1), (max(blocks - 1, 1), blocks)):
                 if low < high:
                     count = g.channels - (blocks - 1) * channels if high == blocks else channels
                     with k.loop(low, high) as block:
                         source = k.bind(x + block * (channels * g.height * g.width))
-                        window.stage(k, k["x"], source, count, k.scratch, 0, corner)
+                        moves.stage(k, k["x"], source, count, k.scratch, 0, corner)
                         base = k.bind(block * self._per_block(channels))
                         self._rows(k, registers, rest, chunk, (base, count), (low == 0, high == blocks))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,7 +49,7 @@ def run_time_sizes(problem: Problem) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _PanelRest:
+class PanelRest:
     """Accumulators rest in y itself, from element ``base`` on."""
 
     problem: Problem
@@ -71,10 +71,24 @@ class _PanelRest:
         """Every vector was stored where it belongs."""
 
 
-def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
-    """The TIR function for a packed weight."""
+def whole_or_first_vector(
+    k: Kernel, problem: Problem, number: Any, run: Callable[[tuple[int, ...]], None]
+) -> None:
+    """Call ``run`` with (), or with (1,) for a last panel ``number`` of one vector of tokens or less."""
     from tvm.script.ir_builder import tirx as T
 
+    if problem.columns is not None or problem.panel == k.lanes:
+        run(())
+        return
+    with T.If(k.sizes["tokens"] - number * problem.panel <= k.lanes):
+        with T.Then():
+            run((1,))
+        with T.Else():
+            run(())
+
+
+def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
+    """The TIR function for a packed weight."""
     config = dict(packing.config)
     vectors, panel = config["vectors"], problem.panel
     nest = RowVisits(
@@ -85,7 +99,7 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     def blocks(k: Kernel, nest: RowVisits, registers: Any, x: Any, y: Any, chunk: Any) -> None:
         for block, first, last in nest.block_loop(k):
             base = k.bind(x + block * (config["block"] * panel))
-            nest.cell(k, registers, Tile(k["x"], base, _PanelRest(problem, y)), chunk, block, (first, last))
+            nest.cell(k, registers, Tile(k["x"], base, PanelRest(problem, y)), chunk, block, (first, last))
 
     def body(k: Kernel) -> None:
         registers = k.registers(nest.accumulators)
@@ -93,15 +107,10 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
             number, chunk = k.bind(tile // nest.chunks), k.bind(tile % nest.chunks)
             x = k.bind(number * (problem.inner * panel))
             y = k.bind(number * (problem.rows * panel))
-            if problem.columns is not None or panel == k.lanes:
-                blocks(k, nest, registers, x, y, chunk)
-                return
-            # a last panel of few tokens, or a single token, computes one vector of them
-            with T.If(k.sizes["tokens"] - number * panel <= k.lanes):
-                with T.Then():
-                    blocks(k, replace(nest, parts=(1,)), registers, x, y, chunk)
-                with T.Else():
-                    blocks(k, nest, registers, x, y, chunk)
+            whole_or_first_vector(
+                k, problem, number,
+                lambda parts: blocks(k, replace(nest, parts=parts or nest.parts), registers, x, y, chunk),
+            )  # fmt: skip
 
     pointers = [("x", "float32"), *POINTERS, *extra_pointers(problem), ("y", "float32")]
     return prim_func(name, target.lanes, pointers, run_time_sizes(problem), body)

@@ -124,9 +124,7 @@ class RowVisits:
         if last:
             rest.leave(k, rows, places)
 
-    def _step(
-        self, k: Kernel, registers: Any, tile: Tile, step: Any, rows: int, lanes: list[int]
-    ) -> None:
+    def _step(self, k: Kernel, registers: Any, tile: Tile, step: Any, rows: int, lanes: list[int]) -> None:
         wide = len(lanes)
         if self.shared:
             offset = k.bind(k.cast64(k["offsets"][step]))
@@ -141,10 +139,10 @@ class RowVisits:
 
 
 def step_cycles(group: int, vectors: int, shared: bool) -> float:
-    """Cycles of one step: two vector loads and two multiply-adds a cycle."""
+    """Cycles of one step: two vector loads and two multiply-adds a cycle, four for a sum to be ready."""
     columns = 1 if shared else group
     loads = columns * vectors + group + 0.5 * columns
-    return max(loads / 2, group * vectors / 2)
+    return max(loads / 2, group * vectors / 2, 4.0)
 
 
 def visit_cycles(group: int, vectors: int) -> float:

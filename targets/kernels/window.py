@@ -19,6 +19,7 @@ from typing import Any
 
 from sparsec.targets.geometry import Geometry
 from sparsec.targets.kernels.builder import Kernel
+from sparsec.targets.target import Target
 
 #: from more phases than this on, staging them is a loop
 _MANY_PHASES = 16
@@ -116,9 +117,10 @@ class Window:
         return self.rows == 1 and self.columns == self.line
 
     @property
-    def aligned(self) -> bool:
-        """Whether every vector begins at a multiple of its length."""
-        return self.geometry.taps == 1 and not self.gap
+    def turns(self) -> float:
+        """Turns a load takes: one that is not aligned often touches two cache lines."""
+        aligned = self.geometry.taps == 1 and not self.gap
+        return 1.0 if aligned else 1 + (self.lanes * 4 - 4) / 64
 
     @property
     def images(self) -> int:
@@ -157,12 +159,12 @@ class Window:
         """What stages and stores in a kernel whose y has so many channels."""
         return self
 
-    def staging_cycles(self) -> float:
+    def staging_cycles(self, target: Target) -> float:
         """Rough cycles to stage one channel."""
-        return len(self.phases) * self.phases[0].rows * (6 + 2.5 * -(-self.pitch // self.lanes))
+        return len(self.phases) * self.phases[0].rows * (1 + 2.5 * -(-self.pitch // self.lanes))
 
-    def store_cycles(self) -> float:
-        """Rough cycles to take one line of vectors apart."""
+    def store_cycles(self, target: Target, rows: int) -> float:
+        """Rough cycles to take one line of vectors apart; y has so many ``rows``."""
         return self.rows * (4 + 2 * -(-self.columns // self.lanes)) + self.vectors
 
     def corner(self, k: Kernel, tile: Any) -> tuple[Any, Any]:
