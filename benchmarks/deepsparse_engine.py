@@ -59,6 +59,10 @@ class Server:
             with np.load(path) as file:
                 return [file[name] for name in file.files]
 
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
+
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin and self._process.stdout
         try:

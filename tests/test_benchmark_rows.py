@@ -155,6 +155,7 @@ def test_deepsparse_runs_in_an_interpreter_of_its_own(
     server()
     [y] = server.outputs()
     assert (y == 4).all() and y.shape == (2, 3)
+    server.close()
     with pytest.raises(Absent, match=r"^too many cores$"):
         deepsparse_engine.Server(tmp_path / "m.onnx", feeds, threads=3)
 

@@ -284,8 +284,26 @@ def test_known_wrong_conversions_are_refused_or_expanded() -> None:
     outputs = [value("y", None), value("mean", None)]
     agree(model(nodes, [2, 8], {"g": floats(8)}, outputs=outputs), {"x": floats(2, 8)})
     rounded = [helper.make_node("Resize", ["x", "", "s"], ["y"], name="resize", mode="linear")]
+    scales = {"s": np.array([1, 1, 0.6, 0.6], np.float32)}
+    agree(model(rounded, [1, 1, 4, 4], scales), {"x": floats(1, 1, 4, 4)})
     with pytest.raises(Unsupported, match="rounded to a whole size"):
-        from_onnx(model(rounded, [1, 1, 4, 4], {"s": np.array([1, 1, 0.6, 0.6], np.float32)}))
+        from_onnx(model(rounded, [1, 1, "h", 4], scales))
+
+
+def test_a_view_of_an_open_batch_keeps_it() -> None:
+    """As exporters spell ``x.view(n, 2, -1, h, w)``: shape arithmetic on open sizes."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        *(helper.make_node("Gather", ["s", f"i{i}"], [f"d{i}"], axis=0) for i in (0, 2, 3)),
+        *(helper.make_node("Unsqueeze", [f"d{i}", "zeros"], [f"u{i}"]) for i in (0, 2, 3)),
+        helper.make_node("Concat", ["u0", "two", "minus", "u2", "u3"], ["target"], axis=0),
+        helper.make_node("Reshape", ["x", "target"], ["y"], name="view"),
+    ]
+    constants = {f"i{i}": np.array(i) for i in (0, 2, 3)}
+    constants |= {"zeros": np.array([0]), "two": np.array([2]), "minus": np.array([-1])}
+    graph = agree(model(nodes, ["n", 6, 4, 5], constants), {"x": floats(3, 6, 4, 5)})
+    assert graph.nodes[-1].type.shape == (symbol("n"), 2, 3, 4, 5)
+    assert kinds(graph) == {"input": 1, "reshape": 1}
 
 
 @pytest.mark.parametrize("padding", ["NOTSET", "SAME_UPPER", "SAME_LOWER"])

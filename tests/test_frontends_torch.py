@@ -180,3 +180,34 @@ def test_untraceable_modules_are_refused() -> None:
 def test_a_module_needs_example_inputs() -> None:
     with pytest.raises(ModelError, match="example_inputs"):
         import_model(nn.Linear(2, 2))
+
+
+class _Arithmetic(nn.Module):
+    """Numbers of another type than the tensor beside them, and ``alpha``."""
+
+    def forward(self, x: torch.Tensor, whole: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (
+            whole * 0.5,
+            whole / 2,
+            x + whole,
+            torch.add(x, x + 1, alpha=3),
+            torch.rsub(x, 2.0),
+            torch.sub(whole, x, alpha=0.25),
+            whole.sqrt(),
+            torch.div(x, 0.3, rounding_mode="floor"),
+            torch.div(x, 0.3, rounding_mode="trunc"),
+            whole > 2.5,
+        )
+
+
+def test_arithmetic_of_mixed_types_is_torchs() -> None:
+    agree(_Arithmetic(), (torch.randn(3, 4), torch.randint(0, 9, (3, 4))))
+
+
+def test_an_index_that_depends_on_the_data_is_refused() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[x > 0].sum()
+
+    with pytest.raises(Unsupported, match="depends on the data"):
+        from_torch(Masked(), (torch.randn(3, 4),))

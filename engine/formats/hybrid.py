@@ -22,8 +22,10 @@ from sparsec.formats.matrix import (
 DENSE = 0.7
 #: nonzeros a row that dense columns must save: what a second visit of the row costs
 SECOND_VISIT = 5.0
-#: rows of fewer nonzeros are short, and long ones must be this many to have columns of their own
-SHORT, FEW = 32, 16
+#: a row is short with fewer nonzeros than a first and one more for so many columns (see docs/journal.md)
+SHORT, WIDTH = 16, 40
+#: fewer long rows than this have no columns of their own
+FEW = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +58,7 @@ def split(mask: Array, by_row: Array | None = None, by_column: Array | None = No
     """Part the lines of ``mask``, bool [rows, columns]; pass the nonzeros a line if they are known."""
     by_row = np.count_nonzero(mask, axis=1) if by_row is None else by_row
     dense = by_row > DENSE * mask.shape[1]
-    short = ~dense & (by_row < SHORT)
+    short = ~dense & (by_row < SHORT + mask.shape[1] // WIDTH)
     long = ~dense & ~short
     columns = _dense_columns(mask, long, by_column)
     return Split(np.flatnonzero(dense), np.flatnonzero(long), np.flatnonzero(short), columns)

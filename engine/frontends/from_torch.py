@@ -15,7 +15,7 @@ from torch.export.graph_signature import InputKind
 from tvm import relax, tirx
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
-from sparsec.errors import ModelError
+from sparsec.errors import ModelError, Unsupported
 from sparsec.frontends.from_relax import Imported, from_relax
 from sparsec.frontends.names import clean_symbol
 from sparsec.frontends.relax_passes import simplify_relax
@@ -114,6 +114,8 @@ class _Importer(ExportedProgramImporter):  # type: ignore[misc]
     """TVM's importer; names the node that fails and copies no weights."""
 
     convert_map: dict[str, Any]
+    #: TVM's own converters, which ours may fall back on
+    theirs: dict[str, Any]
 
     @staticmethod
     def _convert_pytorch_tensor_to_tvm(tensor_value: torch.Tensor) -> Any:
@@ -130,7 +132,8 @@ class _Importer(ExportedProgramImporter):  # type: ignore[misc]
     def run(self, program: ExportedProgram) -> Any:
         """The Relax module, parameters as inputs."""
         own = {name: partial(convert, self) for name, convert in CONVERTERS.items()}
-        table = {**self.convert_map, **own}
+        self.theirs = self.convert_map
+        table = {**self.theirs, **own}
         self.convert_map = {name: _guarded(name, convert) for name, convert in table.items()}
         try:
             return self.from_exported_program(program, True, True, False, None)
@@ -155,19 +158,45 @@ class _NodeFailed(Exception):
     def __init__(self, function: str, node: Any, failure: Exception) -> None:
         super().__init__(str(failure))
         text = (str(failure).strip().splitlines() or [type(failure).__name__])[-1]
-        self.failure = (function, _place(node), f"TVM's importer refuses it here: {text[:200]}")
+        refused = f"TVM's importer refuses it here: {text[:200]}"
+        self.failure = (function, _place(node), text if isinstance(failure, Unsupported) else refused)
 
 
 def _guarded(name: str, convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def guarded(node: Any) -> Any:
         try:
-            return convert(node)
+            return _checked(node, convert(node))
         except _NodeFailed:
             raise
         except Exception as failure:
             raise _NodeFailed(name, node, failure) from failure
 
     return guarded
+
+
+def _checked(node: Any, value: Any) -> Any:
+    """The value, if it has the shape and the kind of number torch says.
+
+    Raises:
+        Unsupported: TVM's importer made something else.
+    """
+    wanted, made = node.meta.get("val"), getattr(value, "ty", None)
+    if not isinstance(wanted, torch.Tensor) or not isinstance(made, relax.TensorType):
+        return value
+    kind = str(made.dtype.dtype)
+    if wanted.dtype.is_floating_point != kind.startswith(("float", "bfloat")):
+        raise Unsupported(f"TVM's importer makes {kind} where torch has {wanted.dtype}")
+    if made.shape is not None and not _agree(made.shape.values, wanted.shape):
+        raise Unsupported(
+            f"TVM's importer makes the shape {list(made.shape.values)} where torch has {list(wanted.shape)}"
+        )
+    return value
+
+
+def _agree(made: Sequence[Any], wanted: Sequence[Any]) -> bool:
+    """Whether the sizes that both know are the same."""
+    known = [(int(m.value), w) for m, w in zip(made, wanted, strict=False) if hasattr(m, "value")]
+    return len(made) == len(wanted) and all(m == w for m, w in known if isinstance(w, int))
 
 
 def _place(node: Any) -> str:

@@ -6,6 +6,7 @@ weights never pass through Relax.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,6 +19,7 @@ from sparsec.errors import ModelError
 from sparsec.frontends.names import clean_symbol
 from sparsec.frontends.onnx_load import OnnxModel
 from sparsec.frontends.onnx_recurrent import arrange
+from sparsec.frontends.onnx_shapes import Sizes, kept_sizes, numbers, shape_value, sizes_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -149,12 +151,15 @@ def fold(model: OnnxModel) -> None:
 
 
 def _fold_once(model: OnnxModel) -> bool:
-    sizes = static_shapes(model)
+    sizes = known_sizes(model)
+    shapes = {name: known for name, given in sizes.items() if (known := _all_known(given)) is not None}
+    values: dict[str, Array] = {}
     kept: list[onnx.NodeProto] = []
     folded = False
     for node in model.graph.node:
-        results = _evaluate(node, model, sizes)
+        results = _evaluate(node, model, shapes) or _evaluate_shape(node, model, sizes, values)
         if results is None:
+            folded = _keep_sizes(node, model, sizes, values) or folded
             kept.append(node)
             continue
         folded = folded or node.op_type != "Constant"
@@ -164,6 +169,33 @@ def _fold_once(model: OnnxModel) -> bool:
     del model.graph.node[:]
     model.graph.node.extend(kept)
     return folded and any(n.op_type == "Shape" for n in kept)
+
+
+def _evaluate_shape(
+    node: onnx.NodeProto, model: OnnxModel, sizes: Mapping[str, Sizes], values: dict[str, Array]
+) -> list[Array] | None:
+    """Sizes picked from a shape; what has names in it goes to ``values``."""
+    value = shape_value(node, sizes, ChainMap(values, model.constants))
+    if value is None:
+        return None
+    values[node.output[0]] = value
+    known = numbers(value)
+    return None if known is None else [known]
+
+
+def _keep_sizes(
+    node: onnx.NodeProto, model: OnnxModel, sizes: Mapping[str, Sizes], values: Mapping[str, Array]
+) -> bool:
+    """A reshape to named sizes that stay where they are gets a constant target."""
+    known = sizes.get(node.input[0]) if node.op_type == "Reshape" else None
+    if not known or node.input[1] not in values or any(a.name == "allowzero" and a.i for a in node.attribute):
+        return False
+    target = kept_sizes(known, values[node.input[1]])
+    if target is None:
+        return False
+    node.input[1] = f"{node.name}_sizes"
+    model.constants[node.input[1]] = target
+    return True
 
 
 def _lost(name: str, kept: Iterable[onnx.NodeProto], model: OnnxModel) -> bool:
@@ -233,15 +265,17 @@ def _has_body(node: onnx.NodeProto) -> bool:
     return any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
 
 
-def static_shapes(model: OnnxModel) -> dict[str, tuple[int, ...]]:
-    """The shapes that are all numbers, from onnx's shape inference."""
+def known_sizes(model: OnnxModel) -> dict[str, Sizes]:
+    """What onnx's shape inference knows of every tensor's sizes."""
     inferred = infer(model)
-    found: dict[str, tuple[int, ...]] = {n: a.shape for n, a in model.constants.items()}
-    for value in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]:
-        tensor = value.type.tensor_type
-        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
-            found[value.name] = tuple(d.dim_value for d in tensor.shape.dim)
-    return found
+    found: dict[str, Sizes] = {n: a.shape for n, a in model.constants.items()}
+    values = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
+    return found | {v.name: sizes_of(v) for v in values if v.type.tensor_type.HasField("shape")}
+
+
+def _all_known(sizes: Sizes) -> tuple[int, ...] | None:
+    known = tuple(s for s in sizes if isinstance(s, int))
+    return known if len(known) == len(sizes) else None
 
 
 def infer(model: OnnxModel) -> onnx.ModelProto:

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax
 
 from sparsec.ir import ResizeAttrs
-from sparsec.resampling import taps
+from sparsec.resampling import COORDINATES, ROUNDINGS, taps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,12 +22,8 @@ _SAME = 2e-5
 #: what an image's resize is called, most usual first
 _WORDS = (
     ResizeAttrs("nearest", "asymmetric", "floor"),
-    ResizeAttrs("linear", "half_pixel"),
-    ResizeAttrs("linear", "align_corners"),
-    ResizeAttrs("nearest", "half_pixel", "round_prefer_floor"),
-    ResizeAttrs("nearest", "half_pixel", "round_prefer_ceil"),
-    ResizeAttrs("nearest", "align_corners", "round_prefer_floor"),
-    ResizeAttrs("linear", "asymmetric"),
+    *(ResizeAttrs("linear", place) for place in ("half_pixel", "align_corners", "asymmetric")),
+    *(ResizeAttrs("nearest", place, rounding) for place in COORDINATES for rounding in ROUNDINGS),
 )
 
 

@@ -8,7 +8,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from tvm import relax
 
+from sparsec.errors import Unsupported
 from sparsec.frontends.torch_arguments import arguments
+from sparsec.frontends.torch_arithmetic import (
+    ARITHMETIC,
+    convert_arithmetic,
+    convert_whole_division,
+)
 from sparsec.frontends.torch_attention import convert_attention
 from sparsec.frontends.torch_resampling import RESAMPLING, convert_resampling
 
@@ -24,11 +30,11 @@ def _sizes(x: Any, axes: Sequence[int], what: str) -> list[int]:
     """Known sizes of axes.
 
     Raises:
-        ValueError: one is open.
+        Unsupported: one is open.
     """
     sizes = [x.ty.shape.values[a] for a in axes]
     if not all(hasattr(s, "value") for s in sizes):
-        raise ValueError(f"{what} of open size")
+        raise Unsupported(f"{what} of open size is not supported")
     return [int(s.value) for s in sizes]
 
 
@@ -41,7 +47,7 @@ def _select(importer: Any, node: Any) -> Any:
     x, at = given["self"], given["index"]
     axis = int(given["dim"]) % _rank(x)
     if not isinstance(at, int):
-        raise ValueError("an index that depends on the data")
+        raise Unsupported("an index that depends on the data is not supported")
     first = at if at >= 0 else x.ty.shape.values[axis] + at
     part = emit(relax.op.strided_slice(x, [axis], [first], [first + 1], assume_inbound=True))
     return emit(relax.op.squeeze(part, [axis]))
@@ -53,7 +59,7 @@ def _index(importer: Any, node: Any) -> Any:
     x = given["self"]
     asked = {axis: index for axis, index in enumerate(given["indices"]) if index is not None}
     if any(str(index.ty.dtype.dtype) == "bool" for index in asked.values()):
-        raise ValueError("a mask selects as many elements as the data say")
+        raise Unsupported("how many elements a mask selects depends on the data")
     axes, rest = list(asked), [a for a in range(_rank(x)) if a not in asked]
     first = axes[0]
     if axes != list(range(first, first + len(axes))):
@@ -135,7 +141,7 @@ def _read(node: Any, item: int) -> bool:
 def _adaptive_max(importer: Any, node: Any) -> Any:
     """The maximum of each of the windows that cover an axis evenly, one axis after the other."""
     if _read(node, 1):
-        raise ValueError("the places of the maxima")
+        raise Unsupported("the places of the maxima are not supported")
     given, emit = arguments(importer, node), importer.block_builder.emit
     x, wanted = given["self"], [int(s) for s in given["output_size"]]
     first = _rank(x) - len(wanted)
@@ -151,14 +157,14 @@ def _adaptive_max(importer: Any, node: Any) -> Any:
 def _max_pool(importer: Any, node: Any) -> Any:
     """TVM's, which makes up the places of the maxima."""
     if _read(node, 1):
-        raise ValueError("the places of the maxima")
+        raise Unsupported("the places of the maxima are not supported")
     return importer._max_pool2d_with_indices(node)
 
 
 def _mean_pool(importer: Any, node: Any) -> Any:
     """TVM's, which overlooks the divisor."""
     if arguments(importer, node)["divisor_override"] is not None:
-        raise ValueError("divisor_override")
+        raise Unsupported("divisor_override is not supported")
     return importer._avg_pool2d(node)
 
 
@@ -214,6 +220,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "amax.default": _extreme(relax.op.max),
     "amin.default": _extreme(relax.op.min),
     "avg_pool2d.default": _mean_pool,
+    "div.Tensor_mode": convert_whole_division,
     "elu.default": _elu,
     "grid_sampler_2d.default": _grid_sample,
     "hardtanh.default": _clamped,
@@ -225,5 +232,6 @@ CONVERTERS: Mapping[str, Converter] = {
     "scaled_dot_product_attention.default": convert_attention,
     "select.int": _select,
     "unfold.default": _unfold,
+    **dict.fromkeys(ARITHMETIC, convert_arithmetic),
     **{op.__name__: convert_resampling for op in RESAMPLING},
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from sparsec.errors import Unsupported
 from sparsec.frontends.relax_resampling import resampled
 from sparsec.frontends.torch_arguments import arguments
 
@@ -38,13 +39,13 @@ def convert_resampling(importer: Any, node: Any) -> Any:
     """The Relax variable of an fx node that resizes.
 
     Raises:
-        ValueError: an axis of open size.
+        Unsupported: an axis of open size.
     """
     given = arguments(importer, node)
     x = given["input"]
     sizes = x.ty.shape.values[2:]
     if not all(hasattr(s, "value") for s in sizes):
-        raise ValueError("resizing axes of open size")
+        raise Unsupported("resizing axes of open size is not supported")
     matrices = {2 + a: _matrix(node.target, given, a, int(s.value)) for a, s in enumerate(sizes)}
     return resampled(importer.block_builder.emit, x, matrices)
 
