@@ -16,8 +16,8 @@ from sparsec.errors import Unsupported
 
 _NAMES = ("add", "sub", "rsub", "mul", "div", "remainder", "fmod", "eq", "ne", "lt", "le", "gt", "ge")
 _OF_ONE = (
-    "atan", "cos", "cosh", "erf", "exp", "expm1", "log", "log10", "log1p", "log2", "reciprocal", "rsqrt", "sigmoid",
-    "sin", "sinh", "sqrt", "tan", "tanh",
+    "atan", "cos", "cosh", "erf", "exp", "expm1", "log", "log10", "log1p", "log2", "reciprocal", "rsqrt",
+    "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh",
 )  # fmt: skip
 #: operators whose operands are of one type
 ARITHMETIC: tuple[str, ...] = (
