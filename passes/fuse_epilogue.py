@@ -9,14 +9,14 @@ from typing import cast
 from sparsec.expr import Arg, Expr, substitute
 from sparsec.ir import ConvAttrs, ElementwiseAttrs, Graph, MatmulAttrs, Node, Op, replace
 from sparsec.passes.algebra import renumber, stays_small
-from sparsec.passes.layers import is_extra, is_layer, replaced
+from sparsec.passes.fusable import is_extra, is_fusable, replaced
 
 
 def fuse_epilogue(graph: Graph) -> Graph | None:
     """The elementwise nodes after one layer, up to the first value of use elsewhere, or None."""
     nodes, users = graph.node_map(), graph.users()
     for position, n in enumerate(graph.nodes):
-        if is_layer(graph, nodes, n) and n.name not in graph.outputs and _starts_region(n, users):
+        if is_fusable(graph, nodes, n) and n.name not in graph.outputs and _starts_region(n, users):
             region = _Region(graph, nodes, users, n)
             region.grow(graph.nodes[position + 1 :])
             if region.exit is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from sparsec.dims import Size
 from sparsec.ir import PLAIN, Graph, Node, Op, Type, fresh_name, replace
-from sparsec.passes.layers import is_column, is_layer, is_row, replaced
+from sparsec.passes.fusable import is_column, is_fusable, is_row, replaced
 
 
 def hoist(graph: Graph) -> Graph | None:
@@ -20,7 +20,7 @@ def hoist(graph: Graph) -> Graph | None:
             layer = nodes[n.args[0]]
             alone = len(users[layer.name]) == 1 and layer.name not in graph.outputs
             kept = layer.type.shape[-1:] == n.type.shape[-1:]
-            linear = layer.op is Op.MATMUL and is_layer(graph, nodes, layer)
+            linear = layer.op is Op.MATMUL and is_fusable(graph, nodes, layer)
             if alone and kept and linear and _extras_fit(nodes, layer, n.type):
                 return _hoisted(graph, nodes, layer, n)
     return None
@@ -50,7 +50,7 @@ def sink(graph: Graph) -> Graph | None:
             continue
         layer, readers = nodes[n.args[0]], users[n.name]
         alone = len(users[layer.name]) == 1 == len(readers) and layer.name not in graph.outputs
-        kept = n.type.shape[:2] == layer.type.shape[:2] and is_layer(graph, nodes, layer)
+        kept = n.type.shape[:2] == layer.type.shape[:2] and is_fusable(graph, nodes, layer)
         if alone and kept and _works_alike(nodes, n, readers[0]):
             return _sunk(graph, nodes, n, readers[0])
     return None

@@ -19,6 +19,7 @@ from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.conv_plans import Plan, plan_of
 from sparsec.targets.kernels.epilogue import extra_pointers
 from sparsec.targets.kernels.micro_tiles import Across, Along, Place
+from sparsec.targets.kernels.window_moves import WindowMoves
 from sparsec.targets.kernels.window_visits import place, run_time_sizes
 from sparsec.targets.target import Packing, Problem, Target
 
@@ -93,7 +94,7 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     def body(k: Kernel) -> None:
         micro = Across(k, plan) if plan.across else Along(k, plan)
         if not plan.direct:
-            plan.window.clear(k, k.scratch, 0, plan.channels)
+            WindowMoves(plan.window).clear(k, k.scratch, 0, plan.channels)
         with k.tiles() as tile:
             _tile(k, plan, micro, tile)
 
@@ -123,7 +124,7 @@ def _tile(k: Kernel, plan: Plan, micro: Along, tile: Any) -> None:
         if plan.direct:
             at = Place(k["x"], source, plane, channels, weights, feature, low, y, corner, block)
         else:
-            plan.window.stage(k, k["x"], source, channels, k.scratch, 0, corner)
+            WindowMoves(plan.window).stage(k, k["x"], source, channels, k.scratch, 0, corner)
             zero, size = k.constant(0), plan.window.size
             at = Place(k.scratch, zero, size, channels, weights, feature, low, y, corner, block)
         _rows(k, plan, micro, at, chunk)

@@ -10,7 +10,8 @@ from sparsec.targets.kernels.builder import Kernel
 from sparsec.targets.kernels.conv_plans import Plan
 from sparsec.targets.kernels.epilogue import finish
 from sparsec.targets.kernels.shuffles import QUARTER, Registers, transpose_strip
-from sparsec.targets.kernels.window import spans
+from sparsec.targets.kernels.spans import spans
+from sparsec.targets.kernels.window_moves import WindowMoves
 
 #: steps ahead of which weights are asked for that come from beyond L2
 _AHEAD = 16
@@ -126,10 +127,10 @@ class Along:
 
     def leave(self, tile: _Tile) -> None:
         """Finished lines of positions, taken apart into rows of y."""
-        k, window = self.k, self.plan.window
+        k, moves = self.k, WindowMoves(self.plan.window)
         with k.loop(tile.rows) as r:
             line = k.bind(tile.rest + r * self.plan.line)
-            window.store(k, k.scratch, line, k.constant(0), tile.at.corner, self.put_row(tile, r))
+            moves.store(k, k.scratch, line, k.constant(0), tile.at.corner, self.put_row(tile, r))
 
     def _start(self, tile: _Tile, vector: Any, width: int) -> None:
         """Accumulators from zero, or from where they rest."""

@@ -17,8 +17,8 @@ from sparsec.dims import Size, product
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.math import lanes_of
 from sparsec.targets.kernels.shuffles import Registers, combine_rows, pick, vectors
+from sparsec.targets.kernels.spans import cover
 from sparsec.targets.kernels.tiles import Grid, Numbers, number, product_of, strides
-from sparsec.targets.kernels.window import cover
 from sparsec.targets.target import Target
 
 name = "reduce"

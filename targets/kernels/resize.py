@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sparsec.resampling import taps
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.shuffles import Registers, pick_spread, vectors
-from sparsec.targets.kernels.window import cover
+from sparsec.targets.kernels.spans import cover
 from sparsec.targets.target import Target
 
 if TYPE_CHECKING:

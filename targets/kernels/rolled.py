@@ -7,7 +7,7 @@ from typing import Any
 
 from sparsec.targets.geometry import Geometry
 from sparsec.targets.kernels.builder import Kernel
-from sparsec.targets.kernels.window import spans
+from sparsec.targets.kernels.spans import spans
 
 
 def roll(

@@ -7,7 +7,7 @@ from typing import Any
 
 from sparsec.targets.kernels.builder import Kernel
 from sparsec.targets.kernels.math import lanes_of
-from sparsec.targets.kernels.window import spans
+from sparsec.targets.kernels.spans import spans
 
 #: elements of a 128-bit register, within which shuffles are cheapest
 QUARTER = 4

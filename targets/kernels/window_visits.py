@@ -17,10 +17,12 @@ import numpy as np
 from sparsec.targets.geometry import Geometry
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish
-from sparsec.targets.kernels.image_window import ImageMoves, ImageWindow
+from sparsec.targets.kernels.image_moves import ImageMoves
+from sparsec.targets.kernels.image_window import ImageWindow
 from sparsec.targets.kernels.row_packing import Columns, Grouping, Weight, pack_rows
 from sparsec.targets.kernels.row_visits import POINTERS, RowVisits, Tile, step_cycles, visit_cycles
 from sparsec.targets.kernels.window import Window
+from sparsec.targets.kernels.window_moves import WindowMoves
 from sparsec.targets.target import Packing, Problem, Target
 
 #: most vectors of positions a tile is worth having
@@ -36,7 +38,7 @@ _FEW = 4
 AnyWindow = Window | ImageWindow
 _W = TypeVar("_W", Window, ImageWindow)
 #: what stages and stores, of either kind
-Moves = Window | ImageMoves
+Moves = WindowMoves | ImageMoves
 
 
 def accepts(problem: Problem, target: Target) -> bool:

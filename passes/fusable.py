@@ -1,4 +1,4 @@
-"""What a layer is, to the passes that fuse: what may be read beside it, and putting nodes in its place."""
+"""fusable: which layers an epilogue may join, what it may read beside them, and how nodes are replaced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from sparsec.ir import PLAIN, Graph, Node, Op, Type, with_nodes
 
 
-def is_layer(graph: Graph, nodes: dict[str, Node], n: Node) -> bool:
+def is_fusable(graph: Graph, nodes: dict[str, Node], n: Node) -> bool:
     """Whether a node multiplies float32 values by a constant weight and no kernel is chosen yet."""
     if n.op not in (Op.MATMUL, Op.CONV2D) or n.type.dtype != "float32" or n.type.layout != PLAIN or n.choice:
         return False
