@@ -41,10 +41,14 @@ HIGHEST = 100
 
 @dataclass(frozen=True)
 class Model:
-    """A file under the shared data folder; ``shapes`` for what batch 1 leaves open."""
+    """A file under the shared data folder; ``shapes`` for what batch 1 leaves open.
+
+    An ``image`` has values of 0 to 255.
+    """
 
     name: str
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    image: bool = False
 
     @property
     def path(self) -> Path:
@@ -62,7 +66,12 @@ _ENCODER = (("embeddings", (1, 128, 384)), ("attention_mask", (1, 128)))
 
 MODELS: tuple[Model, ...] = (
     *(Model(f"models/{name}") for name in (
-        "basic_pitch", "dtln_1", "dtln_2", "fastestdet", "fns_candy", "gonnx_ndm", "magika_standard_v3_3",
+        "basic_pitch", "dtln_1", "dtln_2", "fastestdet",
+    )),
+    # instance normalisation amplifies what rounding leaves of noise around 0: there no two engines agree
+    Model("models/fns_candy", image=True),
+    *(Model(f"models/{name}") for name in (
+        "gonnx_ndm", "magika_standard_v3_3",
         "micro_kws_m_fp32", "micro_kws_m_qdq", "mjx_g1", "mjx_go1", "mjx_leap", "mnist_burn", "mnist_cntk",
         "mnist_onnx2c_pytorch", "nanodet_m_320",
     )),
@@ -84,14 +93,16 @@ def shapes_of(model: Model) -> dict[str, tuple[int, ...]]:
     return input_shapes(model.path) | dict(model.shapes)
 
 
-def inputs_of(session: Any, shapes: Shapes) -> Arrays:
-    """Seeded inputs: normal numbers, ones for masks, small integers."""
+def inputs_of(session: Any, shapes: Shapes, image: bool = False) -> Arrays:
+    """Seeded inputs: normal numbers or the bytes of an image, ones for masks, small integers."""
     random = np.random.default_rng(0)
     made: Arrays = {}
     for port in session.get_inputs():
         shape = (shapes or {})[port.name]
         if "mask" in port.name:
             made[port.name] = np.ones(shape, np.float32)
+        elif image:
+            made[port.name] = random.integers(0, 256, shape).astype(np.float32)
         elif port.type == "tensor(float)":
             made[port.name] = random.standard_normal(shape).astype(np.float32)
         else:
@@ -144,7 +155,7 @@ def measure(model: Model, engines: Sequence[Engine], rounds: int) -> dict[str, A
     except Unsupported as refused:
         return row | {"refused": sorted({operator for operator, _ in refused.operators}) or [str(refused)]}
     session = reference_session(model.path)
-    feeds = inputs_of(session, shapes)
+    feeds = inputs_of(session, shapes, model.image)
     prepared = program.prepare(feeds)
     bound = {"sparsec": Bound(prepared, lambda: [np.array(y) for y in prepared.outputs])}
     with tempfile.TemporaryDirectory() as folder:

@@ -135,7 +135,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="turns each engine gets (30; 5 with --quick)")
     parser.add_argument("--processes", type=int, help="how often all is done anew (3; 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="few workloads, few rounds, nothing written")
-    parser.add_argument("--output", type=Path, help="the JSON file to update (default: by the CPU's name)")
+    parser.add_argument(
+        "--output", type=Path, help="the JSON file to update (default: by the CPU's name; none with --engine)"
+    )
     parser.add_argument("--list", action="store_true", help="print the workloads' names and end")
     options = parser.parse_args()
     options.rounds = options.rounds or (5 if options.quick else 30)
@@ -180,21 +182,20 @@ def chosen_engines(names: Sequence[str] | None) -> Iterator[Engine]:
             print(f"{engine.name} skipped: {how}", file=sys.stderr)
 
 
-def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Measure and print, workload by workload."""
     workloads, engines = chosen(options), list(chosen_engines(options.engine))
     limits = _limits(options.threads)
-    rows = []
     for workload in workloads:
         try:
-            rows.append(measure(workload, engines, limits, options))
+            row = measure(workload, engines, limits, options)
         except Absent as reason:
             print(f"{workload.name:<17} skipped: {reason}", file=sys.stderr)
         else:
-            print(_line(rows[-1]), flush=True)
-            for name, why in left_out(rows[-1]).items():
+            print(_line(row), flush=True)
+            for name, why in left_out(row).items():
                 print(f"{'':<17} without {name}: {why}", flush=True)
-    return rows
+            yield row
 
 
 def _limits(threads: int) -> Limits:
@@ -211,17 +212,25 @@ def main() -> None:
         print("\n".join(f"{w.name:<{width}}  {w.group:<11}  {w.about}{' (optional)' * w.optional}"
                         for w in WORKLOADS))  # fmt: skip
         return
-    rows = run(options)
     partial = options.quick or options.engine
-    if rows and (options.output or not partial):
-        machine = described()
-        path: Path = options.output or RESULTS / f"{slug(machine)}.json"
-        results = merge(path, machine, rows)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1) + "\n")
-        path.with_suffix(".md").write_text(markdown(results))
-        written = [path, path.with_suffix(".md"), *_plots(results, path)]
-        print(f"written to {path.parent}: {', '.join(p.name for p in written)}")
+    machine = described()
+    path: Path | None = options.output or (None if partial else RESULTS / f"{slug(machine)}.json")
+    results = None
+    for row in run(options):
+        if path:
+            results = _written(path, machine, row)
+    if path and results:
+        names = [path, path.with_suffix(".md"), *_plots(results, path)]
+        print(f"written to {path.parent}: {', '.join(p.name for p in names)}")
+
+
+def _written(path: Path, machine: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """The file's results with a new one, at once, so that an interrupted run loses none."""
+    results = merge(path, machine, [row])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.with_suffix(".md").write_text(markdown(results))
+    return results
 
 
 def _plots(results: dict[str, Any], path: Path) -> list[Path]:
