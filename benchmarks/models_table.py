@@ -27,10 +27,12 @@ import onnxruntime
 from engines import DENSE, ENGINES, READERS, Bound, Engine, Shapes, Task
 from machine import described, slug
 from models_markdown import SHARE, SLACK, markdown, verdict
-from run import RESULTS, TOLERANCE, as_numbers, difference
+from process import as_numbers
+from run import RESULTS
 from workloads import SHARED_DATA, Absent, Arrays
 
 import sparsec
+from sparsec.bench import TOLERANCE, difference
 from sparsec.errors import Unsupported
 from sparsec.frontends.from_onnx import input_shapes
 from sparsec.measure import interleaved, pin_to_one_core, spelled

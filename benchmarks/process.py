@@ -18,21 +18,8 @@ import numpy as np
 from engines import DENSE, ENGINES, Bound, Engine, Task
 from workloads import WORKLOADS, Absent, Workload
 
+from sparsec.bench import TOLERANCE, differences_from, pause_for
 from sparsec.measure import Timing, interleaved, pin_to_one_core
-
-#: largest difference between engines, as a share of the largest output
-TOLERANCE = 1e-4
-
-
-def difference(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
-    """The largest difference of any output as a share of that output's scale; NaN is infinite."""
-    found = 0.0
-    for a, b in zip(ours, theirs, strict=True):
-        if a.shape != b.shape:
-            return float("inf")
-        error = float(np.abs(a.astype(np.float64) - b).max() / max(float(np.abs(b).max()), 1e-30))
-        found = max(found, error if np.isfinite(error) else float("inf"))
-    return found
 
 
 def measure(workload: Workload, path: Path, engines: Sequence[Engine], threads: int, rounds: int) -> Any:
@@ -54,7 +41,7 @@ def measure(workload: Workload, path: Path, engines: Sequence[Engine], threads: 
     wrong = {name: error for name, error in differences.items() if error > TOLERANCE}
     left_out |= {name: f"its outputs differ by {error:.1e} of their scale" for name, error in wrong.items()}
     calls = {name: one.call for name, one in bound.items() if name not in wrong}
-    timings = interleaved(calls, rounds, pause=0.002 if threads == 1 else 0.06)
+    timings = interleaved(calls, rounds, pause=pause_for(threads))
     return {
         "engines": {name: as_numbers(t) for name, t in timings.items()},
         "differences": differences,
@@ -70,12 +57,8 @@ def checked(name: str, bound: Mapping[str, Bound]) -> dict[str, float]:
     Raises:
         SystemExit: sparsec is wrong; another engine that is wrong is only left out.
     """
-    outputs = {}
-    for engine, one in bound.items():
-        one.call()
-        outputs[engine] = one.outputs()
-    reference = next((e for e in DENSE if e in outputs), next(iter(outputs)))
-    found = {e: difference(y, outputs[reference]) for e, y in outputs.items() if e != reference}
+    reference = next((e for e in DENSE if e in bound), next(iter(bound)))
+    found = differences_from(reference, bound)
     if found.get("sparsec", 0.0) > TOLERANCE:
         raise SystemExit(f"{name}: outputs differ from {reference}'s: {found}")
     return found

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sparsec.prune import largest_blocks, largest_of_groups
+
 Weights = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -40,27 +42,9 @@ class Sparsity:
 
     def mask(self, weight: Weights) -> Weights:
         """True for every weight[outputs, inputs] that stays."""
-        return _kept_of_every(weight, *self.kept) if self.kept else _largest(weight, self.percent, self.block)
-
-
-def _largest(weight: Weights, percent: int, block: tuple[int, int]) -> Weights:
-    """The blocks of largest magnitude; a shape that blocks do not divide is an error."""
-    (rows, columns), (high, wide) = weight.shape, block
-    parts = np.abs(weight).reshape(rows // high, high, columns // wide, wide)
-    sums = parts.sum(axis=(1, 3)).ravel()
-    removed = round(percent / 100 * sums.size)
-    stays = np.ones(sums.size, bool)
-    if removed:
-        stays[np.argpartition(sums, removed - 1)[:removed]] = False
-    return stays.reshape(rows // high, columns // wide).repeat(high, axis=0).repeat(wide, axis=1)
-
-
-def _kept_of_every(weight: Weights, kept: int, of: int) -> Weights:
-    """The ``kept`` largest of every ``of`` neighbouring inputs."""
-    groups = np.abs(weight).reshape(-1, of)
-    stays = np.zeros(groups.shape, bool)
-    np.put_along_axis(stays, np.argsort(groups, axis=1)[:, of - kept :], True, axis=1)
-    return stays.reshape(weight.shape)
+        if self.kept:
+            return largest_of_groups(weight, *self.kept)
+        return largest_blocks(weight, self.percent / 100, self.block)
 
 
 def prune(module: Any, sparsity: Sparsity) -> None:

@@ -31,13 +31,10 @@ from engines import DENSE, ENGINES, Engine
 from limits import Limits
 from machine import described, slug
 from operations import work_of
-from process import TOLERANCE, as_numbers, difference
 from table import left_out, markdown, useful_gflops
 from workloads import WORKLOADS, Absent, Workload
 
 from sparsec.measure import spelled
-
-__all__ = ["RESULTS", "TOLERANCE", "as_numbers", "difference"]
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -31,6 +31,7 @@ from kernel_harness import Case, aligned, entry_of, make_case
 
 from sparsec.pattern import infer
 from sparsec.targets.kernels import (
+    bitmask_gemv,
     bsr_spmm,
     csr_gemv,
     csr_spmm,
@@ -71,6 +72,7 @@ LAYERS = (
     Layer("dense_gemm_gelu", dense_gemm, lambda: unstructured(ROWS, INNER, 1.0), 128, "gelu"),
     Layer("lookup_gemv_u50", lookup_gemv, lambda: unstructured(ROWS, INNER, 0.50), 1),
     Layer("lookup_gemv_u90", lookup_gemv, lambda: unstructured(ROWS, INNER, 0.10), 1),
+    Layer("bitmask_gemv_u50", bitmask_gemv, lambda: unstructured(ROWS, INNER, 0.50), 1),
     Layer("csr_gemv_u90", csr_gemv, lambda: unstructured(ROWS, INNER, 0.10), 1),
     Layer("csr_gemv_u98", csr_gemv, lambda: unstructured(ROWS, INNER, 0.02), 1),
     Layer("dense_gemv", dense_gemv, lambda: unstructured(ROWS, INNER, 1.0), 1),

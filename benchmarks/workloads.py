@@ -18,13 +18,11 @@ import numpy as np
 from convolutional import Pruning
 from pruning import Sparsity
 
+from sparsec.bench_engines import Absent
+
 Arrays = dict[str, np.ndarray]
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
-
-
-class Absent(Exception):
-    """A workload's file, or what an engine needs for it, is not here."""
 
 
 @dataclass(frozen=True)

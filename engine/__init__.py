@@ -27,13 +27,19 @@ if TYPE_CHECKING:
 
     from sparsec.compiler import analyze, compile
     from sparsec.runtime import Program
+    from sparsec.tuning.tune import tune
 
 __all__ = [
     "ArtifactError", "BuildError", "ConfigError", "IRError", "InputError", "ModelError", "Program",
-    "SparsecError", "Unsupported", "analyze", "compile", "load",
+    "SparsecError", "Unsupported", "analyze", "compile", "load", "tune",
 ]  # fmt: skip
 
-_LAZY = {"compile": "sparsec.compiler", "analyze": "sparsec.compiler", "Program": "sparsec.runtime"}
+_LAZY = {
+    "compile": "sparsec.compiler",
+    "analyze": "sparsec.compiler",
+    "Program": "sparsec.runtime",
+    "tune": "sparsec.tuning.tune",
+}
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Program:

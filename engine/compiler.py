@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparsec import pipeline
+from sparsec.calibrate import Calibrate, Samples, samples_of
+from sparsec.config import settings
 from sparsec.frontends import import_model
 from sparsec.ir import Graph
 from sparsec.passes.assign_layouts import assign_layouts
+from sparsec.passes.choose_dense import ChooseDense
 from sparsec.passes.choose_format import choose_format
 from sparsec.passes.flatten_convolution import flatten_convolution
 from sparsec.passes.fold_convolution import fold_convolution
@@ -19,6 +22,7 @@ from sparsec.passes.pack import pack
 from sparsec.passes.pack_recurrent import pack_recurrent
 from sparsec.passes.simplify import simplify
 from sparsec.planner import plan_program
+from sparsec.progress import Progress
 from sparsec.report import report_of
 from sparsec.runtime import Program
 from sparsec.runtime.artifact import to_bytes
@@ -26,7 +30,10 @@ from sparsec.targets.target import Target
 from sparsec.targets.x86 import target_named
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sparsec.pipeline import Pass
+    from sparsec.tuning.search import Budget
 
 #: what happens to a graph, in order
 PASSES: tuple[Pass, ...] = (
@@ -43,6 +50,8 @@ Shapes = Mapping[str, Sequence[int | str | None]]
 def compile(
     model: Any, *, example_inputs: tuple[Any, ...] | None = None, shapes: Shapes | None = None,
     target: str | Target = "native", threads: int | None = None, dynamic_shapes: Any = None,
+    calibrate: Samples | None = None, dense: bool | Sequence[str] = False, progress: Progress | None = None,
+    tune: float | Budget | None = None, records: Path | bool = True,
 ) -> Program:  # fmt: skip
     """Compile a model into a program that skips its zeros.
 
@@ -56,31 +65,58 @@ def compile(
         target: ``native``, ``x86-64-v3`` (AVX2), ``x86-64-v4`` (AVX-512), or a Target.
         threads: threads the program runs on (default ``SPARSEC_THREADS``, else 1).
         dynamic_shapes: passed to ``torch.export`` for a torch module.
+        calibrate: inputs as the program will see them: a mapping of names to arrays, several of
+            them, or an ``.npz`` file.  They are run once; a layer of one to four tokens that finds
+            many of its inputs zero there (after ReLU) then skips zero inputs where that is
+            predicted to be faster.  Results are right for any inputs; where many fewer are zero than
+            in the samples, a layer that skips them is slower than it would be without.
+        dense: names of layers that run dense whatever is predicted, as ``sparsec bench`` names them;
+            True for all.
+        progress: called with ``("passes", 3, 12)`` or ``("kernels", 7, 40)`` while they are done;
+            it runs in the calling thread.
+        tune: minutes, or a Budget of minutes and trials, to measure kernels for before (see
+            :func:`sparsec.tune`).
+        records: the file of what was measured before, False to go by predictions alone (default:
+            records.jsonl in the folder ``SPARSEC_CACHE``, if there is one).
 
     Raises:
+        ConfigError: no layer has a name given in ``dense``, or records cannot be read or written.
         ModelError: the model cannot be read.
+        InputError: the samples do not fit the model's inputs.
         Unsupported: it uses operators sparsec cannot run; all are listed.
         BuildError: code generation failed.
     """
     machine = target if isinstance(target, Target) else target_named(target)
     graph = import_model(model, shapes, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes)
-    return Program.from_bytes(artifact(graph, machine), threads=threads)
+    count = settings().threads if threads is None else threads
+    if tune is not None:
+        tune_first(graph, machine, tune, records, count)
+    measured = measured_on(machine, records, count)
+    return Program.from_bytes(artifact(graph, machine, calibrate, dense, progress, measured), threads=threads)
 
 
-def artifact(graph: Graph, target: Target) -> bytes:
-    """The bytes of a ``.sparsec`` file; same graph and target, same bytes."""
-    finished = pipeline.run(graph, target, PASSES)
-    planned = plan_program(finished, target)
-    report = report_of(finished, planned)
+def artifact(
+    graph: Graph, target: Target, calibrate: Samples | None = None, dense: bool | Sequence[str] = False,
+    progress: Progress | None = None, measured: Pass | None = None,
+) -> bytes:  # fmt: skip
+    """The bytes of a ``.sparsec`` file; same graph, target, samples, records and dense layers, same bytes.
+
+    ``measured``: see :func:`measured_on`.
+    """
+    passes = with_measured(_with_dense(_with_samples(PASSES, graph, calibrate), dense), measured)
+    finished = pipeline.run(graph, target, passes, progress=progress)
+    planned = plan_program(finished, target, progress)
+    report = report_of(finished, planned, target)
     manifest = {"target": target.name, "features": list(target.features), "report": report}
     return to_bytes(planned.plan, planned.code, planned.weights, manifest)
 
 
 def analyze(
     model: Any, *, example_inputs: tuple[Any, ...] | None = None, shapes: Shapes | None = None,
-    target: str | Target = "native", dynamic_shapes: Any = None,
+    target: str | Target = "native", dynamic_shapes: Any = None, calibrate: Samples | None = None,
+    dense: bool | Sequence[str] = False, progress: Progress | None = None, records: Path | bool = True,
 ) -> dict[str, Any]:  # fmt: skip
-    """What a model's zeros look like and what would run them, without generating code.
+    """What a model's zeros look like and what would run them, without generating code for it.
 
     Returns:
         The report :attr:`Program.report` holds; arguments and errors are those of
@@ -88,4 +124,54 @@ def analyze(
     """
     machine = target if isinstance(target, Target) else target_named(target)
     graph = import_model(model, shapes, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes)
-    return report_of(pipeline.run(graph, machine, ANALYSIS), None)
+    passes = _with_dense(_with_samples(ANALYSIS, graph, calibrate), dense)
+    passes = with_measured(passes, measured_on(machine, records, settings().threads))
+    return report_of(pipeline.run(graph, machine, passes, progress=progress), None, machine)
+
+
+def _with_dense(passes: tuple[Pass, ...], dense: bool | Sequence[str]) -> tuple[Pass, ...]:
+    """The passes, and before the choice one that takes dense kernels for the layers named."""
+    if dense is False:
+        return passes
+    at = passes.index(choose_format)
+    layers = None if dense is True else tuple(dense)
+    return (*passes[:at], ChooseDense(layers), *passes[at:])
+
+
+def _with_samples(passes: tuple[Pass, ...], graph: Graph, samples: Samples | None) -> tuple[Pass, ...]:
+    """The passes, a run on the samples among them if there are any."""
+    if samples is None:
+        return passes
+    at = passes.index(assign_layouts)
+    finish = PASSES[PASSES.index(assign_layouts) :]
+    return (*passes[:at], Calibrate(samples_of(samples, graph), finish), *passes[at:])
+
+
+def tune_first(
+    graph: Graph, target: Target, budget: float | Budget, records: Path | bool, threads: int
+) -> None:
+    """Measure for a while; the records go to ``records``."""
+    from sparsec.tuning.search import Budget
+    from sparsec.tuning.tune import records_file, tune_graph
+
+    limit = budget if isinstance(budget, Budget) else Budget(minutes=float(budget))
+    tune_graph(graph, target, records_file(records), limit, threads)
+
+
+def measured_on(target: Target, records: Path | bool, threads: int) -> Pass | None:
+    """The pass that chooses by what was measured on such a machine, None where nothing was."""
+    if records is False:
+        return None
+    from sparsec.tuning.choose_measured import from_file
+    from sparsec.tuning.tune import default_records
+
+    path = default_records() if records is True else records
+    return None if path is None else from_file(path, threads)
+
+
+def with_measured(passes: tuple[Pass, ...], measured: Pass | None) -> tuple[Pass, ...]:
+    """The passes, and before the choice by prediction the choice by measurement."""
+    if measured is None:
+        return passes
+    at = passes.index(choose_format)
+    return (*passes[:at], measured, *passes[at:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     "SPARSEC_DUMP": ("", "folder that receives the graph after every pass, 000_imported.txt onward"),
     "SPARSEC_THREADS": ("1", "threads a program runs on unless told otherwise"),
     "SPARSEC_CACHE": ("~/.cache/sparsec", "folder of compiled kernels; empty string: no cache"),
+    "SPARSEC_CACHE_BYTES": ("2147483648", "bytes of compiled kernels kept; the least recently used go"),
+    "SPARSEC_FACTS": ("measured", "measured: what `sparsec machine --measure` kept; shipped: never that"),
     "SPARSEC_CC": ("cc", "the C compiler that links kernels"),
 }
 
@@ -27,7 +29,9 @@ class Settings:
     dump: Path | None
     threads: int
     cache: Path | None
+    cache_bytes: int
     cc: str
+    facts: str
 
 
 def settings() -> Settings:
@@ -43,12 +47,21 @@ def settings() -> Settings:
         dump=Path(dump).expanduser() if dump else None,
         threads=_number("SPARSEC_THREADS", low=1),
         cache=Path(cache).expanduser() if cache else None,
+        cache_bytes=_number("SPARSEC_CACHE_BYTES", low=0),
         cc=_text("SPARSEC_CC"),
+        facts=_one_of("SPARSEC_FACTS", ("measured", "shipped")),
     )
 
 
 def _text(name: str) -> str:
     return os.environ.get(name, VARIABLES[name][0])
+
+
+def _one_of(name: str, choices: Sequence[str]) -> str:
+    raw = _text(name)
+    if raw not in choices:
+        raise ConfigError(f"{name}={raw!r}: expected {' or '.join(choices)}")
+    return raw
 
 
 def _number(name: str, low: int) -> int:

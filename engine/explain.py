@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,7 +12,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from sparsec.measure import spelled
 from sparsec.picture import coloured, shaded
+from sparsec.summary import (
+    is_open,
+    next_speed_up,
+    open_sizes,
+    shares_of,
+    times_of,
+    totals_of,
+)
 
 Layer = Mapping[str, Any]
 Report = Mapping[str, Any]
@@ -35,12 +44,15 @@ def render(report: Report, console: Console, *, candidates: bool = False, pictur
     if layers and pictures:
         _print_pictures(layers, console)
     if layers:
-        console.print(_table(layers))
+        console.print(_table(layers, report))
         console.print(_reasons(layers))
     if candidates:
         for layer in layers:
             _print_candidates(layer, console)
-    console.print(_summary(layers, report))
+    if "what_if" in report:
+        console.print(_what_if(report))
+    for line in _summary(report):
+        console.print(line, markup=False, highlight=False)
 
 
 def _print_pictures(layers: Sequence[Layer], console: Console) -> None:
@@ -53,14 +65,14 @@ def _print_pictures(layers: Sequence[Layer], console: Console) -> None:
         return
     for number, layer in drawn:
         found = f"{layer.get('found', '')} -> {layer.get('format', '')}"
-        console.print(Text(f"{number} {_name(layer)}: {_shape(layer.get('shape', ()))}, {found}"))
+        console.print(Text(f"{number} {_name(layer)}: {shape_text(layer.get('shape', ()))}, {found}"))
         console.print(_drawn(layer, console, PICTURE), "", sep="\n")
 
 
 def _thumbnail_caption(number: int, layer: Layer) -> Text:
     lines = (
         f"{number} {_name(layer)}",
-        _shape(layer.get("shape", ())),
+        shape_text(layer.get("shape", ())),
         f"{_zeros(layer)} -> {layer.get('format', '')}",
     )
     return Text("\n".join(_shortened(line, THUMBNAIL[1]) for line in lines), no_wrap=True)
@@ -83,35 +95,52 @@ def has_colours(console: Console) -> bool:
     return console.color_system in ("256", "truecolor") and not console.no_color
 
 
-def _table(layers: Iterable[Layer]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+def _table(layers: Sequence[Layer], report: Report) -> Table:
+    calibrated = any("activation_zeros" in layer for layer in layers)
+    sizes, shares = open_sizes(report), shares_of(report)
+    measured = any(times_of(layer, sizes).measured for layer in layers)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("#", justify="right")
     table.add_column("layer", overflow="fold")
     table.add_column("outputs x inputs", no_wrap=True)
     table.add_column("zeros", justify="right", no_wrap=True)
+    if calibrated:
+        table.add_column("zero inputs", justify="right", no_wrap=True)
     table.add_column("chosen", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
-    for number, layer in enumerate(layers, start=1):
+    for heading in ("predicted", *(("measured",) if measured else ()), "faster", "share", "size"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for number, (layer, share) in enumerate(zip(layers, shares, strict=True), start=1):
+        times = times_of(layer, sizes)
         table.add_row(
             str(number),
             escape(_name(layer)),
-            _shape(layer.get("shape", ())),
+            shape_text(layer.get("shape", ())),
             _zeros(layer),
+            *([_zero_inputs(layer)] if calibrated else []),
             escape(str(layer.get("kernel", "") or layer.get("format", ""))),
-            _size(layer),
+            _time(times.predicted),
+            *([_time(times.measured)] if measured else []),
+            "" if times.speed_up is None else f"{times.speed_up:.1f}x",
+            "" if share is None else f"{100 * share:.0f} %",
+            bytes_text(int(layer.get("bytes", 0))) if measured else _size(layer),
         )
     return table
+
+
+def _time(microseconds: float | None) -> str:
+    return "" if microseconds is None else spelled(microseconds * 1e-6)
 
 
 def _reasons(layers: Iterable[Layer]) -> Text:
     """What was found and why a choice was made; layers with the same text share a line."""
     shared: dict[str, list[str]] = {}
     for number, layer in enumerate(layers, start=1):
-        shared.setdefault(_reason(layer), []).append(str(number))
+        shared.setdefault(reason_of(layer), []).append(str(number))
     return Text("\n".join(["why", *(f"{', '.join(of)}: {text}" for text, of in shared.items())]))
 
 
-def _reason(layer: Layer) -> str:
+def reason_of(layer: Layer) -> str:
+    """Why the choice was made, and what was found if the reason does not say."""
     found, reason = str(layer.get("found", "")), str(layer.get("reason", ""))
     return reason if found in reason else f"{reason}; the weight is {found}"
 
@@ -121,29 +150,96 @@ def _print_candidates(layer: Layer, console: Console) -> None:
     if not found:
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title=escape(_name(layer)), title_justify="left")
-    for heading in ("candidate", "format", "predicted", "size"):
-        table.add_column(heading, justify="right" if heading in ("predicted", "size") else "left")
+    measured = any("measured_microseconds" in one for one in found)
+    for heading in ("candidate", "format", "predicted", *(("measured",) if measured else ()), "size"):
+        table.add_column(heading, justify="left" if heading in ("candidate", "format") else "right")
     for one in found:
         mark = " *" if one.get("kernel") == layer.get("kernel") else ""
-        microseconds = float(one.get("microseconds", 0.0))
         table.add_row(
             escape(f"{one.get('kernel', '')}{mark}"),
             str(one.get("format", "")),
-            f"{microseconds:.1f} us",
+            _microseconds(one.get("microseconds", 0.0)),
+            *([_microseconds(one.get("measured_microseconds"))] if measured else []),
             bytes_text(int(one.get("nbytes", 0))),
         )
     console.print(table)
 
 
-def _summary(layers: Sequence[Layer], report: Report) -> str:
-    steps = report.get("steps", ())
-    count = steps if isinstance(steps, int) else len(steps)
-    packed = sum(int(layer.get("bytes", 0)) for layer in layers)
-    dense = sum(int(layer.get("dense_bytes", 0)) for layer in layers)
-    text = f"{len(layers)} layers with weights" + (f", {count} steps" if count else "")
-    if dense:
-        text += f"; weights {bytes_text(packed)}, dense they would be {bytes_text(dense)}"
-    return text
+def _microseconds(time: float | None) -> str:
+    return "" if time is None else f"{float(time):.1f} us"
+
+
+def _what_if(report: Report) -> Table:
+    """What another pruning is predicted to change, layer by layer and in total."""
+    found, sizes = report["what_if"], open_sizes(report)
+    numbers = {layer["node"]: i for i, layer in enumerate(report["layers"], start=1)}
+    table = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title=f"if pruned to {found['text']}",
+        title_justify="left",
+    )
+    measured = "measured" in report
+    for heading in ("#", "layer", "now", "then"):
+        table.add_column(heading, justify="right" if heading == "#" else "left", overflow="fold")
+    shown = ("time now", "time then", *(("measured then",) if measured else ()), "faster", "size then")
+    for heading in shown:
+        table.add_column(heading, justify="right", no_wrap=True)
+    total = [0.0, 0.0, 0.0, 0.0]
+    for one in found["layers"]:
+        now, then = times_of(one["now"], sizes), times_of(one["then"], sizes)
+        table.add_row(
+            str(numbers[one["node"]]), escape(_name(one["now"])), one["now"]["kernel"], one["then"]["kernel"],
+            _time(now.predicted), _time(then.predicted), *([_time(then.measured)] if measured else []),
+            _times(now.predicted, then.predicted), _size(one["then"]),
+        )  # fmt: skip
+        parts = (now.predicted, then.predicted, then.measured, one["then"]["bytes"])
+        total = [a + (b or 0) for a, b in zip(total, parts, strict=True)]
+    table.add_section()
+    table.add_row(
+        "", "all layers", "", "", _time(total[0]), _time(total[1]), *([_time(total[2])] if measured else []),
+        _times(total[0], total[1]), bytes_text(int(total[3])),
+    )  # fmt: skip
+    return table
+
+
+def _times(before: float | None, after: float | None) -> str:
+    return f"{before / after:.1f}x" if before and after else ""
+
+
+def _summary(report: Report) -> Iterator[str]:
+    """Totals, a sentence a line."""
+    totals = totals_of(report)
+    text = f"{totals.layers} layers with weights" + (f", {totals.steps} steps" if totals.steps else "")
+    if totals.dense_bytes:
+        packed, dense = bytes_text(totals.bytes), bytes_text(totals.dense_bytes)
+        text += f"; weights {packed}, dense they would be {dense}"
+    yield text
+    if totals.expected:
+        yield (
+            f"expected: {totals.expected:.2f}x as fast as dense in these layers, {_time(totals.predicted)} "
+            f"for {_time(totals.dense_predicted)}{_at(report)}"
+        )
+    if totals.whole:
+        against = (
+            f", {totals.measured:.2f}x as fast as dense ({_time(totals.dense_whole)})"
+            if totals.measured
+            else ""
+        )
+        yield f"measured: {_time(totals.whole)} in all steps{against}"
+    if sentence := next_speed_up(report):
+        yield f"next: {sentence}"
+
+
+def _at(report: Report) -> str:
+    """What open sizes were taken as."""
+    if not is_open(report):
+        return ""
+    sizes = open_sizes(report)
+    return (
+        f", with {', '.join(f'{k}={v}' for k, v in sizes.items())}" if sizes else ", open sizes taken as 32"
+    )
 
 
 def _name(layer: Layer) -> str:
@@ -154,7 +250,13 @@ def _zeros(layer: Layer) -> str:
     return f"{100 * float(layer.get('sparsity', 0.0)):.1f} %"
 
 
-def _shape(shape: Iterable[Any]) -> str:
+def _zero_inputs(layer: Layer) -> str:
+    share = layer.get("activation_zeros")
+    return "" if share is None else f"{100 * float(share):.1f} %"
+
+
+def shape_text(shape: Iterable[Any]) -> str:
+    """``64x32x3x3``."""
     return "x".join(str(size) for size in shape)
 
 

@@ -41,7 +41,7 @@ def read(path: str | os.PathLike[str], ports: Sequence[PortInfo]) -> dict[str, A
         raise InputError(
             f"{os.fspath(path)} holds {_listed(arrays)}; the model's inputs are {_listed(names)}"
         )
-    return {port.name: _converted(arrays[port.name], port) for port in ports}
+    return {port.name: converted(arrays[port.name], port) for port in ports}
 
 
 def _load(path: Path) -> dict[str, Array]:
@@ -58,7 +58,8 @@ def _listed(names: Sequence[str] | Mapping[str, Any] | set[str]) -> str:
     return ", ".join(sorted(names)) or "nothing"
 
 
-def _converted(array: Array, port: PortInfo) -> Array:
+def converted(array: Array, port: PortInfo) -> Array:
+    """A floating-point array in the width the input asks for; any other array as it is."""
     wanted = np.dtype(port.dtype)
     if array.dtype.kind == wanted.kind == "f":
         return array.astype(wanted, copy=False)

@@ -17,7 +17,7 @@ conv2d         x (N, C, H, W), w (M, C/groups, R,   ``epilogue(conv(x, w), *extr
 pool           x (N, C, H, W)                       max or mean over windows
 resize         x (N, C, H, W)                       H and W resampled: nearest or linear
 attention      q, k, v (B, L, H*D) [, mask]         ``softmax(q_h k_h^T * scale + mask) v_h`` per head;
-                                                    mask broadcasts to (B, 1, Lq, Lk)
+                                                    mask broadcasts to (B, H, Lq, Lk)
 elementwise    any, broadcast together              the attrs' expression
 recurrent      x (T, B, G*H), r (H, G*H), h (B or   one LSTM, GRU or RNN layer over T steps from state h
                1, H), then what attrs say           (see RecurrentAttrs); items: y (T, B, H), last h, last c
@@ -133,9 +133,14 @@ class ConstAttrs:
 
 @dataclass(frozen=True, slots=True)
 class MatmulAttrs:
-    """``epilogue`` reads the product as Arg(0) and the extra arguments as Arg(1) onward."""
+    """``epilogue`` reads the product as Arg(0) and the extra arguments as Arg(1) onward.
+
+    ``active``: the share of x's features that were not zero in every token of a calibration
+    sample, on average; None where there was none.
+    """
 
     epilogue: Expr | None = None
+    active: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,13 +301,14 @@ Attrs: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to run a weight: kernel, its format, predicted time and packed size."""
+    """One way to run a weight: kernel, its format, predicted time, packed size, time if measured."""
 
     kernel: str
     format: str
     microseconds: float
     nbytes: int
     note: str = ""
+    measured: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+from sparsec.progress import Progress, counted
+
 Call: TypeAlias = Callable[[], Any]
 
 #: a turn that computed for less than this share of the time it took was interrupted
@@ -73,8 +75,9 @@ class Remote(Protocol):
 
 
 def interleaved(
-    calls: Mapping[str, Call], rounds: int = 30, turn: float = 0.010, pause: float = 0.002
-) -> dict[str, Timing]:
+    calls: Mapping[str, Call], rounds: int = 30, turn: float = 0.010, pause: float = 0.002,
+    progress: Progress | None = None,
+) -> dict[str, Timing]:  # fmt: skip
     """Time calls in turns.
 
     Args:
@@ -82,11 +85,12 @@ def interleaved(
         rounds: turns each of them gets.
         turn: seconds a turn lasts at least.
         pause: seconds of sleep before each turn; 0.002 suits engines on one thread, 0.06 several.
+        progress: hears of every round, between two turns.
     """
     turns: dict[str, list[Turn]] = {name: [] for name in calls}
     with _no_garbage_collection():
         repeats = {name: _repeats(call, turn) for name, call in calls.items()}
-        for _ in range(rounds):
+        for _ in counted(range(rounds), "rounds", progress):
             for name, call in calls.items():
                 turns[name].append(_quiet_turn(call, repeats[name], pause))
     return {name: Timing.of(found) for name, found in turns.items()}

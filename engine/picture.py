@@ -81,6 +81,12 @@ def in_colours(cells: Array) -> Text:
     return text
 
 
+def pixels(rows: Sequence[str]) -> Array:
+    """A raster as an image: uint8 [rows, columns, 3], a pixel a cell, in the colours of a terminal."""
+    colours = {letter: _rgb((value / (len(_LEVELS) - 1)) ** 2) for letter, value in _VALUES.items()}
+    return np.array([[colours[letter] for letter in row] for row in rows], np.uint8)
+
+
 def _means(cells: Array, rows: int, columns: int) -> Array:
     """Means of at most ``rows`` x ``columns`` areas of near equal size."""
     down, across = (_starts(size, count) for size, count in zip(cells.shape, (rows, columns), strict=True))
@@ -98,15 +104,16 @@ def _starts(size: int, count: int) -> Array:
     return starts
 
 
-def _colour(density: float) -> str:
-    """A density as ``#rrggbb``."""
+def _rgb(density: float) -> tuple[int, ...]:
+    """Red, green and blue of a density."""
     if not density:
-        return _hex(_NONE)
+        return _NONE
     place = density**0.5 * (len(_RAMP) - 1)
     at = min(int(place), len(_RAMP) - 2)
     low, high = _RAMP[at], _RAMP[at + 1]
-    return _hex(tuple(round(a + (b - a) * (place - at)) for a, b in zip(low, high, strict=True)))
+    return tuple(round(a + (b - a) * (place - at)) for a, b in zip(low, high, strict=True))
 
 
-def _hex(colour: tuple[int, ...]) -> str:
-    return "#" + "".join(f"{part:02x}" for part in colour)
+def _colour(density: float) -> str:
+    """A density as ``#rrggbb``."""
+    return "#" + "".join(f"{part:02x}" for part in _rgb(density))

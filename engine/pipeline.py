@@ -13,17 +13,22 @@ from sparsec import printer
 from sparsec.config import Settings, settings
 from sparsec.errors import IRError
 from sparsec.ir import Graph, verify
+from sparsec.progress import Progress, counted
 from sparsec.targets.target import Target
 
 #: Pure; returns the same object when nothing changed.
 Pass: TypeAlias = Callable[[Graph, Target], Graph]
 
 
-def run(graph: Graph, target: Target, passes: Sequence[Pass], log: TextIO | None = None) -> Graph:
+def run(
+    graph: Graph, target: Target, passes: Sequence[Pass], log: TextIO | None = None,
+    progress: Progress | None = None,
+) -> Graph:  # fmt: skip
     """Apply passes in order.
 
     ``SPARSEC_DEBUG=1`` writes a line per pass to ``log`` (standard error when None), ``2`` also
     what it changed; ``SPARSEC_DUMP`` receives the text of the graph before and after each pass.
+    ``progress`` hears of every pass.
 
     Raises:
         IRError: a pass broke a rule of the IR; the message names the pass.
@@ -32,7 +37,7 @@ def run(graph: Graph, target: Target, passes: Sequence[Pass], log: TextIO | None
     out = sys.stderr if log is None else log
     verify(graph)
     _dump(graph, chosen.dump, 0, "imported")
-    for number, one in enumerate(passes, start=1):
+    for number, one in enumerate(counted(passes, "passes", progress), start=1):
         started = time.perf_counter()
         after = _apply(one, graph, target)
         _report(one, graph, after, time.perf_counter() - started, chosen, out)

@@ -11,6 +11,7 @@ import numpy as np
 from sparsec.dims import Size
 from sparsec.errors import Unsupported
 from sparsec.ir import Graph, Node, Op, Type, outputs_of
+from sparsec.progress import Progress, counted
 from sparsec.runtime.artifact import weight_offsets
 from sparsec.runtime.plan import Argument, ArgumentKind, Buffer, BufferKind, Plan, Port, Step, Tensor
 from sparsec.sharing import Place, Sharing
@@ -34,14 +35,16 @@ class Planned:
     calls: tuple[Call, ...]
 
 
-def plan_program(graph: Graph, target: Target) -> Planned:
+def plan_program(graph: Graph, target: Target, progress: Progress | None = None) -> Planned:
     """Lower every node, plan its memory, and link its code.
+
+    ``progress`` hears of every kernel built.
 
     Raises:
         Unsupported: lists every node that nothing can run.
         BuildError: code generation failed.
     """
-    return _Planner(graph, target).run()
+    return _Planner(graph, target).run(progress)
 
 
 def _is_empty(n: Node) -> bool:
@@ -73,7 +76,7 @@ class _Planner:
     parts: dict[tuple[Place, int], int] = field(default_factory=dict)
     tensors: list[Tensor] = field(default_factory=list)
 
-    def run(self) -> Planned:
+    def run(self, progress: Progress | None) -> Planned:
         self._lower_all()
         self._place_values()
         arrays, offsets = self._weights()
@@ -89,7 +92,8 @@ class _Planner:
             tuple(self.tensors), steps, inputs, outputs,
         )  # fmt: skip
         objects = {c.kernel: c.object for _, c in self.calls}
-        code = link([make() for _, make in sorted(objects.items())], self.target)
+        makers = [make for _, make in sorted(objects.items())]
+        code = link([make() for make in counted(makers, "kernels", progress)], self.target)
         return Planned(plan, code, tuple(arrays), tuple(c for _, c in self.calls))
 
     def _lower_all(self) -> None:

@@ -5,18 +5,26 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
-from sparsec.dims import product
-from sparsec.ir import Choice, ConstAttrs, Graph, Node, Op, TirAttrs
+from sparsec.ir import Choice, ConstAttrs, Graph, MatmulAttrs, Node, Op, TirAttrs
+from sparsec.next_speedup import suggestions, tokens_of
 from sparsec.pattern import Pattern
 from sparsec.picture import raster
-from sparsec.work import work_of
+from sparsec.targets.layers import is_layer
+from sparsec.targets.problem import problem_of
+from sparsec.work import operations_of, step_node, traffic_of, work_of
 
 if TYPE_CHECKING:
+    from sparsec.dims import Size
     from sparsec.planner import Planned
+    from sparsec.targets.target import Target
 
 
-def report_of(graph: Graph, planned: Planned | None) -> dict[str, Any]:
-    """Layers and steps of a finished graph, ready for JSON."""
+def report_of(graph: Graph, planned: Planned | None, target: Target) -> dict[str, Any]:
+    """Layers, steps and graph of a finished model, ready for JSON.
+
+    ``layers`` have weights, ``steps`` run; ``suggestions`` see next_speedup; ``target`` holds what
+    a roofline needs.  Sizes that inputs leave open make texts of numbers, as ``64*batch``.
+    """
     nodes = graph.node_map()
     layers = [_layer(graph, nodes, n) for n in graph.nodes if n.choice]
     layers += [entry for n in graph.nodes if n.op is Op.TIR for entry in _carried(nodes, n)]
@@ -25,7 +33,12 @@ def report_of(graph: Graph, planned: Planned | None) -> dict[str, Any]:
     layers.sort(key=lambda entry: order[entry["node"]])
     for entry in layers:
         entry["raster"] = _raster(graph, entry)
-    return {"layers": layers, "steps": _steps(graph, planned) if planned else []}
+    numbers = {entry["node"]: i for i, entry in reversed(list(enumerate(layers)))}
+    return {
+        "layers": layers, "steps": _steps(graph, planned, numbers) if planned else [],
+        "graph": _graph(nodes, graph, numbers), "suggestions": suggestions(graph, target),
+        "target": _facts(target),
+    }  # fmt: skip
 
 
 def _layer(graph: Graph, nodes: dict[str, Node], n: Node) -> dict[str, Any]:
@@ -33,21 +46,53 @@ def _layer(graph: Graph, nodes: dict[str, Node], n: Node) -> dict[str, Any]:
     w = nodes[n.args[1]]
     pattern = cast(ConstAttrs, w.attrs).pattern
     convolution = n.op is Op.CONV2D
-    tokens = product((n.type.shape[0], *n.type.shape[2:])) if convolution else n.type.tokens
     return {
         "node": n.name, "origin": n.origin, "weight": w.name,
         "kind": "convolution" if convolution else "linear",
         "shape": list(w.type.shape) if convolution else list(w.type.shape[::-1]),
-        "tokens": tokens if isinstance(tokens, int) else str(tokens),
+        "tokens": _size(tokens_of(n)), **_predicted_for(nodes, n), **_work(graph, nodes, n, choice),
         "found": pattern.describe() if pattern else "", "sparsity": _rounded(pattern),
+        **_activation_zeros(n),
         "format": choice.format, "kernel": choice.kernel, "config": dict(choice.config),
         "reason": choice.reason, "bytes": _packed_bytes(graph, choice),
         "dense_bytes": int(graph.consts[w.name].nbytes),
         "candidates": [
-            {"kernel": c.kernel, "format": c.format, "microseconds": c.microseconds, "nbytes": c.nbytes}
+            {
+                "kernel": c.kernel, "format": c.format, "microseconds": c.microseconds, "nbytes": c.nbytes,
+                **({} if c.measured is None else {"measured_microseconds": c.measured}),
+            }
             for c in choice.candidates
         ],
     }  # fmt: skip
+
+
+def _size(size: Size) -> int | str:
+    return size if isinstance(size, int) else str(size)
+
+
+def _predicted_for(nodes: dict[str, Node], n: Node) -> dict[str, int]:
+    """How many tokens or positions the candidates' times are for, where inputs leave it open."""
+    if not is_layer(nodes, n):
+        return {}
+    problem = problem_of(nodes, n)
+    if problem.columns is not None:
+        return {}
+    return {"predicted_for": problem.conv.positions if problem.conv else problem.panel or 1}
+
+
+def _work(graph: Graph, nodes: dict[str, Node], n: Node, choice: Choice) -> dict[str, int | str]:
+    """Useful operations, and the bytes of all that is read and written."""
+    moved = traffic_of([nodes[a].type for a in (n.args[0], *n.args[2:])] + [n.type])
+    return {
+        "operations": _size(operations_of(nodes, n)),
+        "traffic": _size(moved + _packed_bytes(graph, choice)),
+    }
+
+
+def _activation_zeros(n: Node) -> dict[str, float]:
+    """The share of inputs that were zero in calibration samples, where there were any."""
+    active = n.attrs.active if isinstance(n.attrs, MatmulAttrs) else None
+    return {} if active is None else {"activation_zeros": round(1 - active, 4)}
 
 
 def _packed_bytes(graph: Graph, choice: Choice) -> int:
@@ -101,8 +146,50 @@ def _rounded(pattern: Pattern | None) -> float:
     return round(pattern.sparsity, 6) if pattern else 0.0
 
 
-def _steps(graph: Graph, planned: Planned) -> list[dict[str, Any]]:
+def _steps(graph: Graph, planned: Planned, numbers: dict[str, int]) -> list[dict[str, Any]]:
+    nodes = graph.node_map()
     return [
-        {"node": s.node, "kernel": s.kernel, "predicted_microseconds": round(s.nanoseconds / 1e3, 2), **work}
-        for s, work in zip(planned.plan.steps, work_of(graph, planned.calls), strict=True)
-    ]
+        {
+            "node": s.node, "kernel": s.kernel, "predicted_microseconds": round(s.nanoseconds / 1e3, 2),
+            **_numbered(step_node(nodes, call), numbers), **work,
+        }
+        for s, call, work in zip(
+            planned.plan.steps, planned.calls, work_of(graph, planned.calls), strict=True
+        )
+    ]  # fmt: skip
+
+
+def _numbered(n: Node, numbers: dict[str, int]) -> dict[str, int]:
+    """The index of the layer a node is, if it is one."""
+    return {"layer": numbers[n.name]} if n.name in numbers else {}
+
+
+def _graph(nodes: dict[str, Node], graph: Graph, numbers: dict[str, int]) -> list[dict[str, Any]]:
+    """Every node but constants, and whose values it reads."""
+    return [
+        {
+            "node": n.name, "op": str(n.op), "shape": [_size(s) for s in n.type.shape],
+            "args": [a for a in dict.fromkeys(n.args) if nodes[a].op is not Op.CONST],
+            **_numbered(n, numbers),
+        }
+        for n in graph.nodes
+        if n.op is not Op.CONST
+    ]  # fmt: skip
+
+
+def _facts(target: Target) -> dict[str, Any]:
+    """Peak GFLOP/s of one core, and bytes and GB/s of what it reads from."""
+    caches = (
+        ("L1", target.l1, target.l1_bytes),
+        ("L2", target.l2, target.l2_bytes),
+        ("L3", target.l3, target.l3_bytes),
+    )
+    levels = (*caches, ("memory", 0, target.dram_bytes))
+    return {
+        "name": target.name,
+        "gflops": round(2 * target.fmas * target.lanes * target.gigahertz, 1),
+        "reads": [
+            {"from": name, "bytes": size, "gbs": round(rate * target.gigahertz, 1)}
+            for name, size, rate in levels
+        ],
+    }

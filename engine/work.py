@@ -27,7 +27,7 @@ def work_of(graph: Graph, calls: Sequence[Call]) -> list[dict[str, Any]]:
     types |= {n.name: n.type for n in graph.nodes}
     described = []
     for call in calls:
-        node = _node(nodes, call)
+        node = step_node(nodes, call)
         moved = _total(_bytes(graph, types, name) for name in dict.fromkeys(call.reads))
         facts = {"bytes": moved, "operations": operations_of(nodes, node)}
         if node.op in MOVES:
@@ -52,10 +52,15 @@ def operations_of(nodes: Mapping[str, Node], n: Node) -> Size:
     return 0
 
 
-def _node(nodes: Mapping[str, Node], call: Call) -> Node:
+def step_node(nodes: Mapping[str, Node], call: Call) -> Node:
     """The node a call computes: a value of it is what the call writes last."""
     found = nodes[call.reads[-1].partition("#")[0]]
     return nodes[found.args[0]] if found.op is Op.ITEM else found
+
+
+def traffic_of(types: Iterable[Type]) -> Size:
+    """Bytes of values that are each read or written once and whole."""
+    return _total(t.elements * np.dtype(t.dtype).itemsize for t in types)
 
 
 def _bytes(graph: Graph, types: Mapping[str, Type], name: str) -> Size:

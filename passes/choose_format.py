@@ -14,6 +14,10 @@ from sparsec.targets.target import Kernel, Problem, Target
 #: with so few zeros what a sparse kernel could win is less than the error of its prediction
 _NEARLY_DENSE = 0.95
 
+#: the kernel that skips zero inputs, and how much faster it has to be by its prediction: samples
+#: are not the inputs to come, and whoever compiles without samples must not be better off
+_SKIPS_INPUTS, _MARGIN = "active_gemv", 1.2
+
 
 def choose_format(graph: Graph, target: Target) -> Graph:
     """Give every layer without one a choice."""
@@ -29,7 +33,7 @@ def _with_choice(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) 
     problem = problem_of(nodes, n)
     w = nodes[n.args[1]]
     pattern = cast(ConstAttrs, w.attrs).pattern or infer(weight_matrix(n, graph.consts[w.name]))
-    ranked = candidates(problem, pattern, target)
+    ranked = candidates(problem, pattern, beside_others(graph, nodes, n, target))
     if not ranked:
         raise IRError(f"{n.name} ({n.op}): no kernel of {target.name} runs {problem}")
     _, kernel, config = ranked[0]
@@ -40,13 +44,21 @@ def _with_choice(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) 
     return replace(n, choice=(choice,))
 
 
+def beside_others(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) -> Target:
+    """The target with the share of L3 that a layer's weight finds, since all weights are read every run."""
+    weights = {m.args[1] for m in graph.nodes if is_layer(nodes, m)}
+    total = sum(graph.consts[w].nbytes for w in weights)
+    share = graph.consts[n.args[1]].nbytes / max(1, total)
+    return replace(target, l3=max(1, int(target.l3 * share)))
+
+
 def candidates(
     problem: Problem, pattern: Pattern, target: Target
 ) -> list[tuple[Candidate, Kernel, dict[str, int]]]:
     """Every kernel that fits, at its best predicted configuration, fastest first."""
     found = []
     for order, kernel in enumerate(target.kernels):
-        skips = kernel.format != "dense"
+        skips = kernel.format != "dense" and kernel.name != _SKIPS_INPUTS
         if (skips and pattern.density > _NEARLY_DENSE) or not kernel.accepts(problem, pattern, target):
             continue
         options = [(kernel.predict(problem, pattern, c, target), i, c) for i, c in
@@ -58,7 +70,8 @@ def candidates(
         micro = cycles / target.gigahertz / 1e3
         size = kernel.nbytes(problem, pattern, config, target)
         candidate = Candidate(kernel.name, kernel.format, round(micro, 2), size)
-        found.append((micro, order, candidate, kernel, config))
+        weighed = micro * (_MARGIN if kernel.name == _SKIPS_INPUTS else 1.0)
+        found.append((weighed, order, candidate, kernel, config))
     found.sort(key=lambda f: f[:2])
     return [(c, kernel, config) for _, _, c, kernel, config in found]
 
@@ -85,17 +98,28 @@ def _reason(pattern: Pattern, ranked: list[Candidate], problem: Problem) -> str:
     gain = dense.microseconds / max(best.microseconds, 1e-3)
     return (
         f"{best.kernel}: predicted {best.microseconds:.1f} us{where}, {gain:.1f}x as fast as dense "
-        f"({dense.microseconds:.1f} us), {_because(pattern, best)}"
+        f"({dense.microseconds:.1f} us), {_because(pattern, best, problem)}"
     )
 
 
-def _because(pattern: Pattern, best: Candidate) -> str:
-    """What in the weight the kernel lives on."""
+def _because(pattern: Pattern, best: Candidate, problem: Problem) -> str:
+    """What in the weight, or in its inputs, the kernel lives on."""
     zeros = f"since {100 * pattern.sparsity:.1f} % of the weights are skipped"
+    if best.kernel == _SKIPS_INPUTS and problem.active is not None:
+        return f"since {100 * (1 - problem.active):.1f} % of its inputs were zero in the calibration samples"
     if best.format == "bsr":
         return f"{zeros} and the rest comes in blocks that share loads"
     if best.format == "nm":
         return f"{zeros} and every row has the same number left"
     if best.format == "ell":
         return f"{zeros} and the inputs are looked up in registers"
+    if best.format == "hybrid":
+        return f"{zeros}, with {_apart(pattern)}"
     return zeros
+
+
+def _apart(pattern: Pattern) -> str:
+    """What hybrid_spmm does not run as csr."""
+    apart, unused = pattern.uneven.describe(), pattern.dead_columns
+    kinds = (apart and f"{apart} apart", unused and f"{unused} unused inputs left out")
+    return " and ".join(kind for kind in kinds if kind)

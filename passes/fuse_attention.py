@@ -8,7 +8,7 @@ from math import prod
 from typing import TypeAlias, cast
 
 from sparsec.dims import Size, product
-from sparsec.expr import Arg, Call, Expr, Scalar
+from sparsec.expr import Arg, Call, Expr, Scalar, arguments, call, rewrite
 from sparsec.ir import (
     AttentionAttrs,
     Attrs,
@@ -24,6 +24,7 @@ from sparsec.ir import (
     replace,
     with_nodes,
 )
+from sparsec.passes.algebra import broadcast
 from sparsec.passes.axis_parts import group, letters, move, nontrivial
 from sparsec.targets.target import Target
 
@@ -32,6 +33,13 @@ _QUERY, _KEY = "bhld", "bhdl"
 #: How projections lie, ours first; torch's own MultiheadAttention puts the length before the batch.
 _PROJECTIONS = ("blhd", "lbhd")
 
+#: Numbers this low stand for "never" where a mask puts them in place of a score ...
+_NEVER = -1e4
+#: ... and are this instead, so that a row without any other key still weighs all keys alike.
+_LOWEST = -3.4028234663852886e38
+#: Fewer queries than this share no vector: heads are not brought together for them.
+_FEW_QUERIES = 8
+
 Shape: TypeAlias = tuple[Size, ...]
 
 
@@ -39,8 +47,9 @@ def fuse_attention(graph: Graph, target: Target) -> Graph:
     """Replace ``softmax(q k^T * scale + mask) v`` over heads by one attention node.
 
     The heads may be split by any chain of reshapes and transposes, with a batch axis or without,
-    and merged with it or not; q, k and the scores may be scaled by numbers; a mask is added to
-    the scores and is the same for all heads.  Anything else is left alone.
+    and merged with it or not, or stand apart already (rotary embeddings, shared heads); q, k and
+    the scores may be scaled by numbers; masks are added to the scores or replace them by numbers
+    that no softmax lets through.  Anything else is left alone.
     """
     while True:
         matcher = _Matcher(graph, graph.node_map(), graph.users())
@@ -80,8 +89,30 @@ class _Match:
     order: str
     heads: _Heads
     operands: tuple[tuple[str, _Heads, str], ...]
-    mask: str | None
+    mask: _Mask
     scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Mask:
+    """What is added to scores of a shape: an expression over nodes, or nothing."""
+
+    expr: Expr | None = None
+    args: tuple[str, ...] = ()
+    scores: Shape = ()
+
+    def joined(self, expr: Expr, args: tuple[str, ...], kind: str, scores: Shape) -> _Mask:
+        """With another term added, or (kind "where") under a choice that reads Arg(-1) for this mask."""
+        read = [args[i] for i in arguments(expr) if i >= 0]
+        names = tuple(dict.fromkeys((*self.args, *read)))
+        own = Scalar(0.0) if self.expr is None else self._over(self.expr, self.args, names)
+        other = rewrite(expr, lambda a: own if a.index < 0 else Arg(names.index(args[a.index])))
+        plain = kind == "where" or self.expr is None
+        return _Mask(other if plain else call("add", own, other), names, scores)
+
+    @staticmethod
+    def _over(expr: Expr, args: tuple[str, ...], names: tuple[str, ...]) -> Expr:
+        return rewrite(expr, lambda a: Arg(names.index(args[a.index])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,38 +146,48 @@ class _Matcher:
                 return found
         return None
 
-    def _score_chains(self, value: str) -> Iterator[tuple[Node, str | None, float]]:
+    def _score_chains(self, value: str) -> Iterator[tuple[Node, _Mask, float]]:
         """Ways to read a value as ``product * scale + mask``."""
         n = self.nodes[value]
         if n.op is Op.MATMUL and _is_plain_matmul(n):
-            yield n, None, 1.0
+            yield n, _Mask(), 1.0
         elif n.op is Op.RESHAPE and _last(n) == _last(self.nodes[n.args[0]]):
             yield from self._score_chains(n.args[0])
         elif n.op is Op.ELEMENTWISE:
-            for index, factor, added in _affine(cast(ElementwiseAttrs, n.attrs).expr):
+            for index, factor, kind, term in _readings(cast(ElementwiseAttrs, n.attrs).expr):
                 inner = n.args[index]
                 if self.nodes[inner].type == n.type:
-                    yield from self._scaled(n, inner, factor, added)
+                    yield from self._masked(n, inner, factor, kind, term)
 
-    def _scaled(
-        self, n: Node, inner: str, factor: float, added: int | None
-    ) -> Iterator[tuple[Node, str | None, float]]:
+    def _masked(
+        self, n: Node, inner: str, factor: float, kind: str, term: Expr | None
+    ) -> Iterator[tuple[Node, _Mask, float]]:
         for product_node, mask, scale in self._score_chains(inner):
-            if added is None and mask is None:
-                yield product_node, None, scale * factor
-            elif added is None and factor == 1.0:
-                yield product_node, mask, scale
-            elif added is not None and mask is None and self._fits_all_heads(n.args[added], n):
-                yield product_node, n.args[added], scale * factor
+            if factor != 1.0 and mask.expr is not None:
+                continue
+            if term is not None and mask.scores not in ((), n.type.shape):
+                continue
+            if term is not None:
+                mask = mask.joined(term, n.args, kind, n.type.shape)
+            yield product_node, mask, scale * factor
 
-    def _fits_all_heads(self, mask: str, scores: Node) -> bool:
-        shape, rank = self.nodes[mask].type.shape, len(scores.type.shape)
-        heads_axis = len(shape) - 3
-        return self.nodes[mask].type.dtype == "float32" and (
-            heads_axis < 0 or (rank == 4 and shape[heads_axis] == 1) or shape[:-2] == (1,) * (len(shape) - 2)
-        )
+    def _mask_shape(self, mask: _Mask) -> Shape | None:
+        return broadcast(self.nodes[a].type.shape for a in mask.args)
 
-    def _operands(self, scores: Node, weighted: Node, mask: str | None, scale: float) -> _Match | None:
+    def _fits(self, mask: _Mask, heads: _Heads, keys: Size) -> bool:
+        """Whether the mask broadcasts to (batch, heads, queries, keys)."""
+        if mask.expr is None:
+            return True
+        shape = self._mask_shape(mask)
+        plain = mask.expr == Arg(0) and self.nodes[mask.args[0]].type.dtype != "float32"
+        if shape is None or not shape or shape[-1] != keys or plain:
+            return False
+        leading = mask.scores[:-2]
+        if leading == (heads.batch, heads.heads) or heads.batch == 1:
+            return product(leading) == heads.batch * heads.heads
+        return len(leading) == 1 and shape[:-2] in ((), (1,))
+
+    def _operands(self, scores: Node, weighted: Node, mask: _Mask, scale: float) -> _Match | None:
         values = (scores.args[0], scores.args[1], weighted.args[1])
         chains = [self._chain(v) for v in values]
         length = _last(self.nodes[values[1]])
@@ -155,7 +196,7 @@ class _Matcher:
             orders = (_QUERY, _KEY, _QUERY)
             found = [self._source(*one) for one in zip(values, chains, all_heads, orders, strict=True)]
             last = self._merges_heads(weighted, heads)
-            if last is None or None in found:
+            if last is None or None in found or not self._fits(mask, heads, length):
                 continue
             sources = [one for one in found if one is not None]
             if sources[2].factor != 1.0:
@@ -194,7 +235,8 @@ class _Matcher:
                 if self._leads_to(source, lies, chain[:end], sizes) == nontrivial(order, sizes):
                     factors = [self._scale(n) for n in chain[:end]]
                     return _Source(source, lies, prod(f for f in factors if f is not None))
-        return None
+        few = isinstance(heads.length, int) and heads.length < _FEW_QUERIES
+        return None if few else _Source(value, order, 1.0)
 
     def _leads_to(self, source: str, lies: str, chain: list[Node], sizes: Mapping[str, Size]) -> str | None:
         """The order of parts at the end of a chain, when ``source`` has them as ``lies`` says."""
@@ -235,16 +277,36 @@ def _last(n: Node) -> Size:
     return n.type.shape[-1] if n.type.shape else 1
 
 
-def _affine(e: Expr) -> Iterator[tuple[int, float, int | None]]:
-    """Readings of an expression as ``Arg(i) * factor [+ Arg(j)]``: (i, factor, j)."""
+def _readings(e: Expr) -> Iterator[tuple[int, float, str, Expr | None]]:
+    """Readings of an expression as ``Arg(i) * factor`` and a mask: (i, factor, kind, mask).
+
+    A mask of kind "add" is added; one of kind "where" stands in the place of what was added
+    before, which it reads as Arg(-1).
+    """
     alone = _linear(e)
     if alone is not None:
-        yield (*alone, None)
-    if isinstance(e, Call) and e.function == "add":
+        yield (*alone, "", None)
+    if not isinstance(e, Call):
+        return
+    if e.function == "add":
         for scores, mask in (e.operands, e.operands[::-1]):
             scaled = _linear(scores)
-            if scaled is not None and isinstance(mask, Arg) and mask.index != scaled[0]:
-                yield (*scaled, mask.index)
+            if scaled is not None and arguments(mask) and scaled[0] not in arguments(mask):
+                yield (*scaled, "add", mask)
+    if e.function == "where":
+        condition, *ways = e.operands
+        for place in (0, 1):
+            scaled, other = _linear(ways[place]), ways[1 - place]
+            never = isinstance(other, Scalar) and other.value <= _NEVER
+            if scaled is None or not never or scaled[0] in arguments(condition):
+                continue
+            low = Scalar(_LOWEST if _finite(other) else float("-inf"))
+            terms = (Arg(-1), low) if place == 0 else (low, Arg(-1))
+            yield (*scaled, "where", call("where", condition, *terms))
+
+
+def _finite(e: Expr) -> bool:
+    return isinstance(e, Scalar) and e.value > float("-inf")
 
 
 def _linear(e: Expr) -> tuple[int, float] | None:
@@ -279,8 +341,8 @@ def _rewrite(graph: Graph, match: _Match) -> Graph:
     moves = _Moves({n.name: n.type for n in graph.nodes})
     args: list[str] = []
     for source, heads, order in match.operands:
-        args.append(moves.swapped(moves.reshaped(source, heads.projection(order)), order))
-    args += [match.mask] if match.mask is not None else []
+        args.append(moves.together(source, heads, order))
+    args += [moves.mask(match.mask)] if match.mask.expr is not None else []
     attrs = AttentionAttrs(match.heads.heads, match.scale)
     value = moves.add(Op.ATTENTION, args, match.heads.projection(), attrs, f"{match.last.name}_attention")
     value = moves.reshaped(moves.swapped(value, match.order), match.last.type.shape)
@@ -306,6 +368,24 @@ class _Moves:
         if self.types[name].shape == shape:
             return name
         return self.add(Op.RESHAPE, [name], shape, None, f"{name}_heads")
+
+    def together(self, name: str, heads: _Heads, order: str) -> str:
+        """All heads side by side, whatever order their parts lie in."""
+        if order in _PROJECTIONS:
+            return self.swapped(self.reshaped(name, heads.projection(order)), order)
+        sizes = heads.sizes()
+        apart = self.reshaped(name, tuple(sizes[c] for c in order))
+        axes = TransposeAttrs(tuple(order.index(c) for c in "blhd"))
+        moved = self.add(Op.TRANSPOSE, [apart], tuple(sizes[c] for c in "blhd"), axes, f"{name}_together")
+        return self.reshaped(moved, heads.projection())
+
+    def mask(self, mask: _Mask) -> str:
+        """The node of a mask."""
+        if mask.expr == Arg(0) and len(mask.args) == 1:
+            return mask.args[0]
+        shape = broadcast(self.types[a].shape for a in mask.args)
+        assert shape is not None and mask.expr is not None
+        return self.add(Op.ELEMENTWISE, mask.args, shape, ElementwiseAttrs(mask.expr), "attention_mask")
 
     def swapped(self, name: str, order: str) -> str:
         """Length and batch exchanged, when ``order`` has the length first."""

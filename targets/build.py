@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from sparsec.config import settings
 from sparsec.errors import BuildError
+from sparsec.runtime.files import FOLDER_PREFIX, remove_stale_folders
+from sparsec.targets.cache import cached, tidy
 from sparsec.targets.target import Target
 
 #: Part of every cache key: change it when code generation changes but TIR's text does not.
@@ -45,7 +47,7 @@ def kernel_object(key: str, emit: Callable[[], Any], target: Target) -> bytes:
     """The object file of a kernel; ``key`` names everything its text depends on."""
     if settings().debug >= 4:
         _show(emit(), target)
-    return _cached(f"kernel|{key}|{_machine(target)}", lambda: _object_bytes(module_of(emit(), target)))
+    return cached(f"kernel|{key}|{_machine(target)}", lambda: _object_bytes(module_of(emit(), target)))
 
 
 def _show(function: Any, target: Target) -> None:
@@ -57,7 +59,7 @@ def _show(function: Any, target: Target) -> None:
 
 def operator_object(module: str, target: Target) -> bytes:
     """The object file of an operator carried as TIR (TVM JSON of its IRModule)."""
-    return _cached(f"operator|{module}|{_machine(target)}", lambda: _operator(module, target))
+    return cached(f"operator|{module}|{_machine(target)}", lambda: _operator(module, target))
 
 
 def _operator(module: str, target: Target) -> bytes:
@@ -71,10 +73,11 @@ def _operator(module: str, target: Target) -> bytes:
 
 
 def _object_bytes(executable: Any) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="sparsec-") as folder:
-        path = Path(folder) / "kernel.o"
-        executable.mod.write_to_file(str(path), "o")
-        return path.read_bytes()
+    # LLVM ends the process when it cannot write a file, as on a full disk; memory has room
+    with open(os.memfd_create("kernel.o"), "w+b") as file:
+        executable.mod.write_to_file(f"/proc/self/fd/{file.fileno()}", "o")
+        file.seek(0)
+        return file.read()
 
 
 def link(objects: Sequence[bytes], target: Target) -> bytes:
@@ -86,26 +89,46 @@ def link(objects: Sequence[bytes], target: Target) -> bytes:
     parts = hashlib.sha256()
     for part in objects:
         parts.update(hashlib.sha256(part).digest())
-    return _cached(f"link|{parts.hexdigest()}|{_machine(target)}", lambda: _link(objects))
+    return cached(f"link|{parts.hexdigest()}|{_machine(target)}", lambda: _link(objects))
 
 
 def _link(objects: Sequence[bytes]) -> bytes:
+    tidy()
     shim = files("sparsec.runtime") / "csrc" / "shim.c"
-    with tempfile.TemporaryDirectory(prefix="sparsec-") as folder:
+    with _workspace() as folder:
         names = []
         for i, part in enumerate(objects):
             names.append(f"k{i}.o")
-            (Path(folder) / names[-1]).write_bytes(part)
-        (Path(folder) / "shim.c").write_bytes(shim.read_bytes())
+            (folder / names[-1]).write_bytes(part)
+        (folder / "shim.c").write_bytes(shim.read_bytes())
         command = [
             settings().cc, "-shared", "-fPIC", "-O2", "-g0", "-Wl,--build-id=none", "-Wl,--strip-debug",
             "-o", "code.so", *names, "shim.c", "-lm",
         ]  # fmt: skip
         _run(command, folder)
-        return (Path(folder) / "code.so").read_bytes()
+        return (folder / "code.so").read_bytes()
 
 
-def _run(command: Sequence[str], folder: str) -> None:
+@contextmanager
+def _workspace() -> Iterator[Path]:
+    """A folder for what compilers and linkers write.
+
+    Raises:
+        BuildError: it cannot be made or written to.
+    """
+    base = Path(tempfile.gettempdir())
+    remove_stale_folders(base)
+    try:
+        with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, dir=base) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise BuildError(
+            f"{base}: temporary files cannot be written: {error.strerror or error}; make room, or name "
+            "another folder in TMPDIR"
+        ) from error
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -120,35 +143,3 @@ def _run(command: Sequence[str], folder: str) -> None:
 def _machine(target: Target) -> str:
     described: Mapping[str, Any] = target.tvm_target
     return f"{GENERATION}|{sorted(described.items())}|{target.lanes}"
-
-
-def _cached(key: str, make: Callable[[], bytes]) -> bytes:
-    folder = settings().cache
-    if folder is None:
-        return make()
-    path = folder / (hashlib.sha256(key.encode()).hexdigest()[:40] + ".bin")
-    try:
-        stored = path.read_bytes()
-        digest, body = stored[:32], stored[32:]
-        if hashlib.sha256(body).digest() == digest:
-            return body
-    except OSError:
-        pass
-    start = time.perf_counter()
-    body = make()
-    if settings().debug >= 3:
-        print(f"build {key[:70]}: {1e3 * (time.perf_counter() - start):.0f} ms", file=sys.stderr)
-    _store(path, hashlib.sha256(body).digest() + body)
-    return body
-
-
-def _store(path: Path, content: bytes) -> None:
-    """Write through a temporary name; a cache that cannot be written costs only time."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-        os.replace(name, path)
-    except OSError:
-        return

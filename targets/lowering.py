@@ -151,7 +151,7 @@ def _attention(n: Node, context: Context) -> Call:
     queries, keys = q.shape[-2], k.shape[-2]
     depth, value_depth = (cast(int, t.shape[-1]) // attrs.heads for t in (k, v))
     panels = (q.layout.panel, k.layout.panel, v.layout.panel, n.type.layout.panel)
-    mask = _mask_axes(n, context, batch, queries, keys) if len(n.args) > 3 else None
+    mask = _mask_axes(n, context, (batch, attrs.heads, queries), keys) if len(n.args) > 3 else None
     shape = attention.Shape(attrs.heads, depth, value_depth, attrs.scale, queries, keys, panels, mask)
     block = attention.block_of_queries(shape, context.target)
     sizes = context.sizes
@@ -168,12 +168,16 @@ def _attention(n: Node, context: Context) -> Call:
     )  # fmt: skip
 
 
-def _mask_axes(n: Node, context: Context, batch: Size, queries: Size, keys: Size) -> tuple[bool, bool]:
+def _mask_axes(
+    n: Node, context: Context, whole: tuple[Size, Size, Size], keys: Size
+) -> tuple[bool, bool, bool]:
+    """Whether the mask has entries of its own for every batch, head and query."""
     shape = context.type(n.args[3]).shape
-    b, h, q, k = cast("tuple[Size, Size, Size, Size]", (1,) * (4 - len(shape)) + tuple(shape[-4:]))
-    if h != 1 or k != keys or b not in (1, batch) or q not in (1, queries):
+    *given, along = (1,) * (4 - len(shape)) + tuple(shape[-4:])
+    if along != keys or any(have not in (1, want) for have, want in zip(given, whole, strict=True)):
         raise Unsupported(f"{n.name} (attention): a mask of shape {shape} has no kernel")
-    return b != 1 or batch == 1, q != 1 or queries == 1
+    batch, heads, queries = (have != 1 or want == 1 for have, want in zip(given, whole, strict=True))
+    return batch, heads, queries
 
 
 def _elementwise(n: Node, context: Context) -> Call:

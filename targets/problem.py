@@ -21,9 +21,10 @@ def _linear(nodes: Mapping[str, Node], n: Node) -> Problem:
     inner, rows = cast("tuple[int, int]", nodes[n.args[1]].type.shape)
     tokens: Size = n.type.tokens
     extras = tuple(_extra_kind(nodes[a], n, rows) for a in n.args[2:])
-    epilogue: Expr | None = cast(MatmulAttrs, n.attrs).epilogue
+    attrs = cast(MatmulAttrs, n.attrs)
     columns = tokens if isinstance(tokens, int) else None
-    return Problem(rows, inner, columns, n.type.layout.panel, epilogue, extras)
+    panel = n.type.layout.panel
+    return Problem(rows, inner, columns, panel, attrs.epilogue, extras, active=attrs.active)
 
 
 def _convolution(nodes: Mapping[str, Node], n: Node) -> Problem:

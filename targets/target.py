@@ -39,6 +39,12 @@ class Target:
     l2_bytes: float = 32.0
     l3_bytes: float = 16.0
     dram_bytes: float = 6.0
+    #: bytes a cycle one core reads from L1, and vector multiply-adds a cycle
+    l1_bytes: float = 60.0
+    fmas: float = 2.0
+    #: elements a cycle read at random places of L1; cycles lost where a loop ends unforeseen
+    gathers: float = 1.2
+    mispredict: float = 18.0
 
     @property
     def tvm_target(self) -> dict[str, Any]:
@@ -58,6 +64,9 @@ class Problem:
     ``[N][K]``, ``[N][M]``).  ``extras`` says what each extra argument is: "row" (one number per
     output feature), "full" (same shape and layout as y), or "one" (a single number).
 
+    ``active`` is the share of inputs that were not zero in all columns of calibration samples, None
+    where nobody looked; code does not depend on it.
+
     With ``conv``, x is (images, groups * C, H, W), y (images, M, out H, out W), row-major; the inner
     dimension K counts taps before channels, ``K = R * S * C``, and N all output positions.
     """
@@ -70,6 +79,7 @@ class Problem:
     extras: tuple[str, ...] = ()
     dtype: str = "float32"
     conv: Geometry | None = None
+    active: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

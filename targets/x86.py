@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import platform
 from dataclasses import replace
-from pathlib import Path
 
 from sparsec.errors import ConfigError
+from sparsec.targets.facts import with_facts
 from sparsec.targets.kernels import (
+    active_gemv,
+    bitmask_gemv,
     bsr_conv,
     bsr_spmm,
     csr_conv,
@@ -16,16 +18,19 @@ from sparsec.targets.kernels import (
     dense_conv,
     dense_gemm,
     dense_gemv,
+    hybrid_spmm,
     lookup_gemv,
     nm_conv,
     nm_spmm,
 )
+from sparsec.targets.measured import facts_of
+from sparsec.targets.processor import cpu_features
 from sparsec.targets.target import Kernel, Target
 
 #: dense first: where two kernels tie, nothing is gained by a sparse one
 KERNELS: tuple[Kernel, ...] = (
-    dense_gemm, bsr_spmm, nm_spmm, csr_spmm, dense_gemv, lookup_gemv, csr_gemv, dense_conv,
-    bsr_conv, nm_conv, csr_conv,
+    dense_gemm, bsr_spmm, nm_spmm, csr_spmm, hybrid_spmm, dense_gemv, lookup_gemv, csr_gemv, bitmask_gemv,
+    active_gemv, dense_conv, bsr_conv, nm_conv, csr_conv,
 )  # fmt: skip
 
 _V3 = ("avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm")
@@ -37,7 +42,7 @@ AVX2 = Target(
 )  # fmt: skip
 AVX512 = Target(
     "x86-64-v4", "x86-64-v4", _V4, lanes=16, registers=32, l1=48 << 10, l2=1 << 20, l3=32 << 20,
-    gigahertz=4.2, l2_bytes=56, l3_bytes=26, dram_bytes=10, kernels=KERNELS,
+    gigahertz=4.2, l1_bytes=120, l2_bytes=56, l3_bytes=26, dram_bytes=10, kernels=KERNELS,
     # loops of single loads beat the microcode of gathers and scatters on most CPUs; and where LLVM
     # prefers 256 bits (v4, Intel), it stores our 512-bit accumulators in halves
     mattr=("+prefer-no-gather", "+prefer-no-scatter", "-prefer-256-bit"),
@@ -65,7 +70,23 @@ def target_named(name: str) -> Target:
 
 
 def native() -> Target:
-    """This machine: its vector level, its own instruction set, its cache sizes."""
+    """This machine: its vector level, its own instruction set, and what is known of its core.
+
+    Raises:
+        ConfigError: it lacks AVX2.
+    """
+    base = level()
+    name = _llvm_name(base)
+    used = replace(base, name=f"native ({name})", mcpu=name, features=_used(base, cpu_features()))
+    return with_facts(used, facts_of(used))
+
+
+def level() -> Target:
+    """The widest of the portable levels that this machine runs.
+
+    Raises:
+        ConfigError: it runs none.
+    """
     features = cpu_features()
     missing = [f for f in _V3 if f not in features]
     if platform.machine() not in ("x86_64", "AMD64") or missing:
@@ -73,13 +94,11 @@ def native() -> Target:
             f"this machine ({platform.machine()}) lacks {', '.join(missing) or 'x86-64'}: "
             "sparsec needs AVX2; compile for another machine with target='x86-64-v3'"
         )
-    base = AVX512 if all(f in features for f in _V4) else AVX2
-    used = tuple(f for f in _KNOWN if f in features and (base is AVX512 or not f.startswith("avx512")))
-    sizes = cache_sizes()
-    return replace(
-        base, name=f"native ({_llvm_name(base)})", mcpu=_llvm_name(base), features=used,
-        l1=sizes.get(1, base.l1), l2=sizes.get(2, base.l2), l3=sizes.get(3, base.l3),
-    )  # fmt: skip
+    return AVX512 if all(f in features for f in _V4) else AVX2
+
+
+def _used(base: Target, features: frozenset[str]) -> tuple[str, ...]:
+    return tuple(f for f in _KNOWN if f in features and (base is AVX512 or not f.startswith("avx512")))
 
 
 def _llvm_name(base: Target) -> str:
@@ -90,27 +109,3 @@ def _llvm_name(base: Target) -> str:
     if base is AVX2 and name in ("znver4", "znver5", "skylake-avx512", "icelake-server", "sapphirerapids"):
         return base.mcpu
     return name if name and name != "generic" else base.mcpu
-
-
-def cpu_features() -> frozenset[str]:
-    """The flags of /proc/cpuinfo (empty where there is none)."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    flags = next((line for line in lines if line.startswith("flags")), "flags:")
-    return frozenset(flags.split(":", 1)[1].split())
-
-
-def cache_sizes() -> dict[int, int]:
-    """Bytes of the first core's data caches by level, as Linux reports them."""
-    found: dict[int, int] = {}
-    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
-        try:
-            kind, level = (index / "type").read_text().strip(), int((index / "level").read_text())
-            size = (index / "size").read_text().strip()
-        except (OSError, ValueError):
-            continue
-        if kind in ("Data", "Unified") and size.endswith("K"):
-            found[level] = int(size[:-1]) << 10
-    return found

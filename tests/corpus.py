@@ -354,12 +354,34 @@ def attention_length_first() -> Graph:
 
 
 def attention_mask_per_head() -> Graph:
-    """Not our attention: the mask differs from head to head."""
+    """A mask that differs from head to head, as relative positions make it."""
     b = Build()
     x, mask = b.input(BATCH, 5, 8), b.input(1, 2, 5, 5)
     q, k, v = (_heads(b, x, 2, *axes) for axes in SPLIT)
     mixed = b.matmul(b.softmax(b.apply("add", b.matmul(q, k), mask)), v)
     return b.graph(b.reshape(b.transpose(mixed, 0, 2, 1, 3), BATCH, 5, 8))
+
+
+def attention_masked_fill() -> Graph:
+    """Scores replaced by a low number where a mask says so, after a bias was added."""
+    b = Build()
+    x, bias, hidden = b.input(BATCH, 9, 8), b.input(2, 9, 9), b.input(BATCH, 1, 1, 9)
+    q, k, v = (_heads(b, x, 2, *axes) for axes in SPLIT)
+    scores = b.apply("add", b.apply("mul", b.matmul(q, k), 0.5), bias)
+    scores = b.apply("where", b.apply("less", hidden, 0.0), -1e9, scores)
+    mixed = b.matmul(b.softmax(scores), v)
+    return b.graph(b.reshape(b.transpose(mixed, 0, 2, 1, 3), BATCH, 9, 8))
+
+
+def attention_shared_heads() -> Graph:
+    """Rotated queries, and two heads' keys and values for four heads of queries."""
+    b = Build()
+    x, turn = b.input(BATCH, 9, 8), b.input(9, 2)
+    q = b.apply("mul", _heads(b, b.linear(x, 8), 4, 0, 2, 1, 3), turn)
+    k, v = (b.concat(1, *(2 * [_heads(b, b.linear(x, 4), 2, 0, 2, 1, 3)])) for _ in range(2))
+    scores = b.apply("mul", b.matmul(q, b.transpose(k, 0, 1, 3, 2)), 0.5)
+    mixed = b.matmul(b.softmax(scores), v)
+    return b.graph(b.reshape(b.transpose(mixed, 0, 2, 1, 3), BATCH, 9, 8))
 
 
 def attention_shows_weights() -> Graph:
@@ -567,6 +589,7 @@ CORPUS: tuple[Callable[[], Graph], ...] = (
     gate_after_activation, product_is_output, value_used_twice, reshape_between, layer_norm,
     layer_norm_by_hand, attention_exported, attention_scaled_operands, attention_merged_batch,
     attention_without_batch, attention_length_first, attention_one_position, attention_mask_per_head,
+    attention_masked_fill, attention_shared_heads,
     attention_shows_weights, diamond, broadcasting, constants_fold, equal_values_merge,
     moves_that_cancel, weight_with_leading_one, comparisons, reductions, one_axis_and_none,
     empty_tensor, inputs_are_outputs, recurrent_layers, conv_batch_norm, conv_residual, conv_scaled_input,

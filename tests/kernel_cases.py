@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,20 @@ from scipy.special import erf, expit
 from sparsec import expr
 from sparsec.expr import Arg, Expr, Scalar, call
 from sparsec.targets.kernels import (
+    bitmask_gemv,
     bsr_spmm,
     csr_gemv,
     csr_spmm,
     dense_gemm,
     dense_gemv,
+    hybrid_spmm,
     lookup_gemv,
     nm_spmm,
 )
 from sparsec.targets.target import Target
 
-PANEL_KERNELS = (csr_spmm, bsr_spmm, nm_spmm, dense_gemm)
-VECTOR_KERNELS = (lookup_gemv, csr_gemv, dense_gemv)
+PANEL_KERNELS = (csr_spmm, bsr_spmm, nm_spmm, hybrid_spmm, dense_gemm)
+VECTOR_KERNELS = (lookup_gemv, csr_gemv, bitmask_gemv, dense_gemv)
 
 AVX2 = Target("avx2", "x86-64-v3", ("avx2", "fma"), 8, 16)
 #: 16 lanes as on AVX-512, in code any AVX2 machine runs: LLVM splits each vector in two
@@ -73,6 +75,27 @@ def skewed(rows: int, inner: int, seed: int = 4) -> Any:
     share = (np.arange(rows) % 7 / 6.0)[:, None]
     weight = unstructured(rows, inner, 1.0, seed) * (random.random((rows, inner)) < share)
     weight[:, ::5] = 0
+    return weight.astype(np.float32)
+
+
+#: kinds of lines that hybrid_spmm runs apart
+LINES = ("rows", "columns", "short")
+
+
+def uneven(rows: int, inner: int, lines: Collection[str] = LINES, seed: int = 5) -> Any:
+    """Full rows, columns full in the other rows, and rows of one nonzero or none; else 30 % nonzeros."""
+    random = np.random.default_rng(seed)
+    kind = random.permutation(np.arange(rows) % 10)
+    share = np.full((rows, inner), 0.3)
+    if "columns" in lines:
+        share[:, ::3] = 0.95
+    if "rows" in lines:
+        share[kind < 3] = 0.95
+    if "short" in lines:
+        share[kind > 6] = 0
+    weight = unstructured(rows, inner, 1.0, seed) * (random.random((rows, inner)) < share)
+    single = np.flatnonzero(kind == 9) if "short" in lines else []
+    weight[single, random.integers(0, inner, len(single))] = 1
     return weight.astype(np.float32)
 
 

@@ -85,9 +85,10 @@ def attention_cases(target: Target) -> list[Case]:
     """Heads, depths and lengths of every tail; row-major and panels; all kinds of mask."""
     found = []
     for batch, heads, queries, keys, depth, value_depth, panel, mask, dynamic in (
-        (1, 2, 7, 11, 4, 5, 0, None, False), (2, 3, 33, 17, 8, 8, 0, (True, False), True),
-        (2, 1, 40, 40, 6, 3, 32, (False, True), False), (1, 2, 64, 64, 16, 16, 64, None, False),
-        (2, 2, 19, 5, 3, 4, 16, (True, True), True), (1, 1, 1, 1, 1, 1, 0, None, False),
+        (1, 2, 7, 11, 4, 5, 0, None, False), (2, 3, 33, 17, 8, 8, 0, (True, False, False), True),
+        (2, 1, 40, 40, 6, 3, 32, (False, False, True), False), (1, 2, 64, 64, 16, 16, 64, None, False),
+        (2, 2, 19, 5, 3, 4, 16, (True, False, True), True), (1, 1, 1, 1, 1, 1, 0, None, False),
+        (2, 3, 13, 9, 4, 4, 0, (False, True, True), True), (2, 2, 9, 9, 4, 4, 8, (True, True, False), False),
     ):  # fmt: skip
         panels = (panel,) * 4
         shape = attention.Shape(
@@ -104,9 +105,10 @@ def _attention(shape: attention.Shape, batch: int, queries: int, keys: int, targ
     v = _draw(7, batch, keys, heads * value_depth)
     masks: list[Any] = []
     if shape.mask:
-        has_batch, has_query = shape.mask
-        masks = [_draw(8, batch if has_batch else 1, queries if has_query else 1, keys)]
+        sizes = (size if own else 1 for size, own in zip((batch, heads, queries), shape.mask, strict=True))
+        masks = [_draw(8, *sizes, keys)]
         masks[0][masks[0] > 1.5] = -np.inf
+        masks[0][-1, -1, -1] = np.finfo(np.float32).min
     right = _attention_reference(q, k, v, heads, shape.scale, masks)
     block = attention.block_of_queries(shape, target)
     blocks = -(-queries // block)
@@ -127,7 +129,7 @@ def _attention_reference(q: Any, k: Any, v: Any, heads: int, scale: float, masks
 
     scores = split(q) @ split(k).transpose(0, 1, 3, 2) * scale
     for mask in masks:
-        scores = scores + mask[:, None]
+        scores = scores + mask
     result = special.softmax(scores, axis=-1) @ split(v)
     return result.transpose(0, 2, 1, 3).reshape(*q.shape[:2], -1)
 

@@ -13,14 +13,17 @@ from conv_cases import Layer, conv_configs, kinds, layer, make_conv_case, weight
 from kernel_cases import (
     AVX2,
     AVX512,
+    bitmask_gemv,
     blocks_of_rows,
     bsr_spmm,
     csr_spmm,
     dense_gemm,
     dense_gemv,
     groups_of_inputs,
+    hybrid_spmm,
     lookup_gemv,
     nm_spmm,
+    uneven,
     unstructured,
 )
 
@@ -36,9 +39,11 @@ WEIGHTS = {
     csr_spmm: unstructured(128, 256, 0.1),
     bsr_spmm: blocks_of_rows(128, 256, 0.2, 4),
     nm_spmm: groups_of_inputs(128, 256, 2, 4),
+    hybrid_spmm: uneven(128, 512),
     dense_gemm: unstructured(128, 256, 1.0),
     dense_gemv: unstructured(128, 256, 1.0),
     lookup_gemv: unstructured(128, 256, 0.2),
+    bitmask_gemv: unstructured(128, 256, 0.5),
 }
 
 
@@ -97,6 +102,20 @@ def test_rows_of_a_block_share_the_loads_of_x(target: Target) -> None:
 
 
 @targets
+def test_every_part_of_hybrid_keeps_its_accumulators_in_registers(target: Target) -> None:
+    ((config, text),) = _texts(hybrid_spmm, target, 128, _panel(target))
+    loops = [loop for loop in innermost_loops(text) if loop.multiply_adds]
+    for loop in loops:
+        assert loop.registers() == {"ymm" if target.lanes == 8 else "zmm"}
+        assert not loop.spills, loop.spills
+    sharing = [loop for loop in loops if loop.from_memory < loop.multiply_adds]
+    assert sharing and len(sharing) < len(loops)
+    for loop in sharing:
+        steps = loop.multiply_adds // (4 * config["shared"])
+        assert loop.count("vmovup?s") + loop.count("vbroadcastss") <= steps * (config["shared"] + 4)
+
+
+@targets
 def test_dense_tile_fills_the_registers(target: Target) -> None:
     ((config, loop),) = _hot(dense_gemm, target)
     step = config["height"] * config["vectors"]
@@ -126,6 +145,27 @@ def test_dense_gemv_streams_its_weights(target: Target) -> None:
         loop = hottest_loop(text)
         assert not loop.spills
         assert loop.from_memory >= loop.multiply_adds - config["vectors"], config
+
+
+@targets
+@pytest.mark.parametrize("columns", [1, 2, 3, 4])
+def test_bitmask_spreads_values_in_registers(columns: int, target: Target) -> None:
+    """A step of a row: one load of its values, one move to their lanes, a multiply-add a column."""
+    ((config, text),) = _texts(bitmask_gemv, target, columns, 0)
+    loop = hottest_loop(text)
+    assert loop.registers() == {"ymm" if target.lanes == 8 else "zmm"}
+    assert not loop.spills, loop.spills
+    spreads = [
+        line for line in loop.lines if "\tvpermps" in line or "\tvpermd" in line or "vexpandps" in line
+    ]
+    assert loop.multiply_adds == columns * len(spreads)
+    steps, part = divmod(len(spreads), config["rows"])
+    assert steps and not part
+    # with a memory operand a permutation takes twice its time; x is loaded once for all rows
+    assert not any("(" in line for line in spreads)
+    loads = loop.count("vmov(up|ap|dq)\\w+") + loop.from_memory
+    assert loads <= steps * (config["rows"] * (2 if target.lanes == 8 else 1) + columns)
+    assert loop.count("prefetcht0") == len(spreads) * target.lanes // 32
 
 
 TAPS = layer(64, 48, (28, 28), (3, 3), padding=(1, 1, 1, 1))

@@ -15,7 +15,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsec import feeds
-from sparsec.bench import difference
 from sparsec.errors import ConfigError, InputError
 from sparsec.runtime import PortInfo
 
@@ -125,12 +124,27 @@ def test_explain_agrees_for_both_kinds_of_file(compiled: Path, tmp_path: Path) -
 
 
 def test_bench_compares_with_onnxruntime(tmp_path: Path) -> None:
-    result = sparsec("bench", DIGITS, "--rounds", "2", "--size", "batch=2", "--json", cwd=tmp_path)
+    options = ("--rounds", "2", "--against", "onnxruntime", "-o", "fastest.sparsec")
+    result = sparsec("bench", DIGITS, *options, "--size", "batch=2", "--json", cwd=tmp_path)
     said = json.loads(result.stdout)
-    assert set(said["engines"]) == {"sparsec", "onnxruntime"} and said["difference"] < 1e-4
+    ours = {name for name in said["engines"] if name.startswith("sparsec")}
+    assert {"sparsec", "sparsec-dense"} <= ours and set(said["engines"]) == {*ours, "onnxruntime"}
+    assert said["reference"] == "onnxruntime" and said["use"] in ours
+    assert set(said["differences"]) == ours and max(said["differences"].values()) < 1e-4
     assert all(0 < e["q1_us"] <= e["median_us"] <= e["q3_us"] for e in said["engines"].values())
-    text = sparsec("bench", DIGITS, "--rounds", "2", cwd=tmp_path).stdout
-    assert "x onnxruntime's speed on 1 thread" in text
+    assert all(layer["us"] > 0 and layer["dense_us"] > 0 for layer in said["layers"])
+    np.save(tmp_path / "x.npy", np.ones((2, 64), np.float32))
+    sparsec("run", "fastest.sparsec", "-i", "x.npy", "-o", "y.npy", "-q", cwd=tmp_path)
+    assert_same(np.load(tmp_path / "y.npy"), np.ones((2, 64), np.float32))
+
+
+def test_bench_prints_a_table_without_control_characters(tmp_path: Path) -> None:
+    result = sparsec("bench", DIGITS, "--rounds", "2", "--no-beside-dense", cwd=tmp_path)
+    assert (
+        "speed" in result.stdout and "sparsec-dense" not in result.stdout and " on 1 thread" in result.stdout
+    )
+    assert all(c.isprintable() or c == "\n" for c in result.stdout + result.stderr)
+    assert sparsec("bench", DIGITS, "--rounds", "1", "--against", "none", "-q", cwd=tmp_path).stdout == ""
 
 
 def test_bench_times_every_step(compiled: Path, tmp_path: Path) -> None:
@@ -194,6 +208,10 @@ def test_wrong_options_are_refused(compiled: Path, tmp_path: Path) -> None:
     assert "compiled already" in refusal("run", compiled, "--shape", "pixels=1,64", cwd=tmp_path)
     assert "batches" in refusal("run", compiled, "--size", "batches=2", cwd=tmp_path)
     assert "threads" in refusal("run", compiled, "--threads", "0", cwd=tmp_path)
+    assert "not-there" in refusal("compile", DIGITS, "--dense", "not-there", "-q", cwd=tmp_path)
+    assert "tensorrt" in refusal("bench", DIGITS, "--against", "tensorrt", cwd=tmp_path)
+    assert "give that one" in refusal("bench", compiled, "--against", "onnxruntime", cwd=tmp_path)
+    assert "there is no folder" in refusal("bench", DIGITS, "-o", "no/where.sparsec", cwd=tmp_path)
     assert "z80" in refusal("compile", DIGITS, "--target", "z80", cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -248,7 +266,7 @@ def test_two_inputs_by_name(tmp_path: Path) -> None:
 
 
 def test_shapes_are_parsed() -> None:
-    from sparsec.cli import parse_shapes
+    from sparsec.commands.options import parse_shapes
 
     assert parse_shapes(["x=1,3,32,32", "a=b=n, 8"]) == {"x": (1, 3, 32, 32), "a=b": ("n", 8)}
     assert parse_shapes(None) is None
@@ -265,13 +283,6 @@ def test_random_inputs_follow_the_ports() -> None:
     }  # fmt: skip
     with pytest.raises(InputError, match="computed shape"):
         feeds.random([PortInfo("x", "float32", ("2*n + 1",))])
-
-
-def test_differences_are_relative_and_notice_nan() -> None:
-    ones, nan = np.ones((2, 3), np.float32), np.full((2, 3), np.nan, np.float32)
-    assert difference([ones, 4 * ones], [ones, 5 * ones]) == pytest.approx(0.2)
-    assert difference([nan], [ones]) == difference([ones], [nan]) == float("inf")
-    assert difference([np.array([True])], [np.array([True])]) == 0.0
 
 
 def test_outputs_may_have_any_name(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("tvm")
 
 import corpus
+from kernel_cases import uneven
 from onnx import helper
 from onnx_models import Array, assert_close, encoder, mlp, model, onnxruntime_run, pruned
 from scipy import sparse
@@ -202,6 +204,20 @@ def test_the_report_names_every_layer() -> None:
         assert times == sorted(times) and layer["candidates"][0]["kernel"] == layer["kernel"]
         assert any(c["format"] == "dense" for c in layer["candidates"])
     assert [s["node"] for s in program.report["steps"] if "spmm" in s["kernel"]] == ["first"]
+
+
+def test_an_uneven_weight_runs_part_by_part_and_the_report_says_so() -> None:
+    weight = uneven(256, 512)
+    weight[:, 300:] = 0
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    program = sparsec.compile(model(nodes, {"x": ("n", 512)}, {"y": ("n", 256)}, {"w": weight.T.copy()}))
+    (layer,) = program.report["layers"]
+    assert (layer["kernel"], layer["format"]) == ("hybrid_spmm", "hybrid")
+    said = r"are skipped, with 100 dense columns and \d+ short rows apart and 212 unused inputs left out$"
+    assert re.search(said, layer["reason"]), layer["reason"]
+    for tokens in (1, 32, 100):
+        x = normal(tokens, 512)
+        assert_close(program(x), (x.astype(np.float64) @ weight.T).astype(np.float32))
 
 
 def test_analyze_generates_no_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse
 
 from sparsec.errors import ConfigError, InputError
-from sparsec.formats import FORMATS, bitmask, bsr, by_name, coo, csc, csr, dense, ell, nm
+from sparsec.formats import FORMATS, bitmask, bsr, by_name, coo, csc, csr, dense, ell, hybrid, nm
 
 NAMES = [name for name, _ in FORMATS]
 SPARSE = [name for name in NAMES if name != "dense"]
@@ -193,6 +193,44 @@ def test_bitmask_layout() -> None:
     assert packed.bits.tolist() == [[1, 1], [8, 0]]
     assert packed.offsets.tolist() == [0, 2, 3] and packed.values.tolist() == [1, 2, 3]
     assert bitmask.nbytes(packed) == 4 + 12 + 12
+
+
+def mostly_full(shape: tuple[int, int], rows: Any, columns: Any, few: Any) -> Any:
+    """A third of all elements, four in five of some lines, two in a few rows."""
+    random = np.random.default_rng(4)
+    share = np.full(shape, 0.33)
+    share[:, columns] = 0.85
+    share[rows] = 0.85
+    matrix = (random.random(shape) < share).astype(np.float32)
+    matrix[few] = 0
+    matrix[few, :2] = 1
+    return matrix * random.normal(1, 0.1, shape).astype(np.float32)
+
+
+def test_hybrid_layout() -> None:
+    full, columns, few = np.arange(3, 40, 5), np.arange(0, 300, 4), [0, 17, 90]
+    matrix = mostly_full((120, 300), full, columns, few)
+    packed = hybrid.pack(matrix)
+    long = np.setdiff1d(np.arange(120), [*full, *few])
+    assert packed.rows.tolist() == full.tolist() and packed.long.tolist() == long.tolist()
+    assert packed.columns.tolist() == columns.tolist()
+    assert same_bits(packed.dense, matrix[full]) and same_bits(packed.strip, matrix[np.ix_(long, columns)])
+    assert np.diff(packed.rest.offsets)[few].tolist() == [2, 2, 2]
+    assert same_bits(hybrid.unpack(packed), matrix)
+    stored = packed.dense.size + packed.strip.size
+    lines = full.size + columns.size + long.size
+    assert hybrid.nbytes(packed) == 4 * stored + 2 * lines + csr.nbytes(packed.rest)
+    fit = hybrid.fits(matrix)
+    assert fit and fit.reason == f"{full.size} rows and {columns.size} columns are more than 70 % full"
+    assert not hybrid.fits(random_matrix(1, (64, 64), 0.3))
+
+
+def test_hybrid_needs_enough_to_share() -> None:
+    """A column of few long rows, or few columns, cost more than they save."""
+    one = mostly_full((120, 300), [], [7], [])
+    assert hybrid.pack(one).columns.size == 0
+    low = mostly_full((12, 300), [], np.arange(0, 300, 4), [])
+    assert hybrid.pack(low).columns.size == 0
 
 
 def test_nbytes_counts_every_array() -> None:

@@ -211,3 +211,21 @@ def test_an_index_that_depends_on_the_data_is_refused() -> None:
 
     with pytest.raises(Unsupported, match="depends on the data"):
         from_torch(Masked(), (torch.randn(3, 4),))
+
+
+def test_an_open_length_with_positions_and_a_causal_mask() -> None:
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("positions", torch.arange(40.0)[None])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x + self.positions[:, : x.shape[1]].unsqueeze(-1)
+            return nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
+
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=40)}
+    graph = from_torch(Decoder(), (torch.randn(2, 5, 4),), ({**sizes},))
+    for shape in ((1, 3, 4), (3, 7, 4)):
+        x = torch.randn(shape)
+        (got,) = evaluate(graph, {"x": x.numpy()}, run).values()
+        np.testing.assert_allclose(got, Decoder()(x).numpy(), atol=1e-5)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
+from itertools import combinations, pairwise
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +15,7 @@ from kernel_cases import (
     AVX2,
     AVX512,
     EPILOGUES,
+    LINES,
     PANEL_KERNELS,
     SPLIT,
     VECTOR_KERNELS,
@@ -24,16 +27,20 @@ from kernel_cases import (
     dense_gemv,
     groups_of_inputs,
     has_features,
+    hybrid_spmm,
     lookup_gemv,
     nm_spmm,
     skewed,
     small_caches,
+    uneven,
     unstructured,
 )
 from kernel_harness import Case, check_case, make_case, run_case
 from tensor_cases import TENSOR_CASES
 
 from sparsec.pattern import infer
+from sparsec.targets import x86
+from sparsec.targets.kernels.streaming import stream_cycles
 from sparsec.targets.target import Problem, Target
 
 
@@ -65,6 +72,8 @@ def suits(kernel: ModuleType, rows: int, inner: int, density: float) -> list[Any
         return [blocks_of_rows(rows, inner, density, height) for height in (2, 4, 16)]
     if kernel is nm_spmm:
         return [groups_of_inputs(rows, inner, n, m) for n, m in ((1, 4), (2, 4), (3, 16))]
+    if kernel is hybrid_spmm:
+        return [uneven(rows, inner, lines) for lines in (LINES[:1], LINES[1:2], LINES[2:], LINES)]
     if kernel is dense_gemm or kernel is dense_gemv:
         return [unstructured(rows, inner, 1.0)]
     return [unstructured(rows, inner, density)]
@@ -134,6 +143,43 @@ def test_last_rows_alone_hold_the_nonzeros(target: Target) -> None:
     weight = unstructured(35, 60, 0.3)
     weight[33:] = 0
     check_all(cases(csr_spmm, weight, 20, 16, small_caches(target)))
+
+
+@tiers
+@pytest.mark.parametrize("lines", [c for n in (1, 2, 3) for c in combinations(LINES, n)], ids="-".join)
+def test_hybrid_runs_every_kind_of_line(lines: Collection[str], target: Target) -> None:
+    parts = {"rows": "dense", "columns": "strip", "short": "short"}
+    for machine, panel in ((target, 32), (small_caches(target), 64))[target is SPLIT :]:
+        # 3 rows are left over; where all of K is one block, short rows are as good as others
+        weight = uneven(107, 401 if machine is target else 150, lines)
+        found = cases(hybrid_spmm, weight, panel + 7, panel, machine, "bias")
+        for line, part in parts.items():
+            assert bool(found[0].config[f"{part}_blocks"]) == (line in lines), part
+        check_all(found)
+
+
+@tiers
+@pytest.mark.parametrize("lines", [LINES, ("columns", "short")], ids="-".join)
+def test_hybrid_addresses_more_of_x_than_16_bits_can(lines: Collection[str], target: Target) -> None:
+    check_all(cases(hybrid_spmm, uneven(43, 2203, lines), 70, 64, target, "residual"))
+
+
+@tiers
+def test_hybrid_where_all_rows_are_of_one_kind(target: Target) -> None:
+    machine = small_caches(target)
+    full, few = unstructured(35, 90, 0.95), unstructured(35, 90, 0.03)
+    shared = uneven(35, 90, ("columns",))
+    shared[:, np.arange(90) % 3 > 0] = 0
+    for weight in (full, few, shared, np.where(np.arange(35)[:, None] < 20, full, few), few * 0):
+        check_all(cases(hybrid_spmm, weight, 40, 16, machine, "bias_relu"))
+
+
+@tiers
+def test_hybrid_with_unknown_columns(target: Target) -> None:
+    weight, machine = uneven(61, 130), small_caches(target)
+    config = configurations(hybrid_spmm, weight, 40, 64, machine)[0]
+    for tokens in (1, target.lanes, target.lanes + 1, 64, 65, 64 + 3 * target.lanes):
+        check_case(make_case(hybrid_spmm, weight, tokens, 64, machine, config, "residual", columns=None))
 
 
 @tiers
@@ -280,4 +326,29 @@ def test_kernels_refuse_what_they_cannot_run() -> None:
     assert not csr_gemv.accepts(replace(vector, inner=65537), pattern, AVX2)
     assert not nm_spmm.accepts(panels, infer(unstructured(40, 64, 1.0)), AVX2)
     assert not bsr_spmm.accepts(replace(panels, rows=3), infer(unstructured(3, 64, 0.5)), AVX2)
+    assert not hybrid_spmm.accepts(panels, infer(unstructured(40, 64, 0.5)), AVX2)
     assert lookup_gemv.accepts(vector, pattern, AVX512)
+
+
+@pytest.mark.parametrize(
+    ("density", "best"), [(0.5, "bitmask_gemv"), (0.3, "bitmask_gemv"), (0.1, "csr_gemv")]
+)
+def test_weights_beyond_the_caches_are_chosen_by_their_bytes(density: float, best: str) -> None:
+    """What is read from memory takes as long as its bytes do, so the smallest that computes in time wins."""
+    weight = unstructured(2048, 2048, density)
+    problem, pattern = Problem(2048, 2048, 1, 0), infer(weight)
+    machine = replace(x86.AVX2, l3=2 << 20)
+    cycles = {
+        kernel.name: kernel.predict(problem, pattern, config, machine)
+        for kernel in VECTOR_KERNELS
+        for config in kernel.space(problem, pattern, machine)
+    }
+    assert min(cycles, key=cycles.__getitem__) == best
+    assert cycles[best] < 0.75 * cycles[dense_gemv.name]
+
+
+def test_a_stream_gets_slower_with_its_level_but_never_shorter_with_its_length() -> None:
+    sizes = [1 << n for n in range(10, 28)]
+    cycles = [stream_cycles(size, x86.AVX2) for size in sizes]
+    assert all(a < b for a, b in pairwise(cycles))
+    assert cycles[0] == sizes[0] / x86.AVX2.l2_bytes and cycles[-1] == sizes[-1] / x86.AVX2.dram_bytes

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
+from active_cases import active_cases
 from conv_cases import (
     LAYERS,
     WEIGHTS,
@@ -38,10 +39,12 @@ from kernel_cases import (
     dense_gemm,
     dense_gemv,
     groups_of_inputs,
+    hybrid_spmm,
     lookup_gemv,
     nm_spmm,
     skewed,
     small_caches,
+    uneven,
     unstructured,
 )
 from kernel_harness import GUARD_WORDS, Case, guards_hold, in_three_calls, make_case
@@ -62,8 +65,8 @@ TARGET = replace(AVX512, mcpu="skylake-avx512", mattr=x86.AVX512.mattr)
 SMALL = small_caches(TARGET)
 #: caches that hold the windows of a few channels only
 FEW = replace(TARGET, l1=2048, l2=1 << 16)
-#: what convolves and pools, besides the kernels that read a packed weight
-STENCIL_CASES = {"depthwise": depthwise_cases, "pool": pool_cases}
+#: what convolves and pools, besides the kernels that read a packed weight, and what wants zeros in x
+STENCIL_CASES = {"depthwise": depthwise_cases, "pool": pool_cases, "active_gemv": active_cases}
 
 # Bochs 2.7 shifts 16-bit masks by 15 to nothing
 _SHIFT = re.compile(r"(kshift[lr]w)\s+\$15, (%k\d), (%k\d)")
@@ -93,6 +96,8 @@ def _weight(kernel: ModuleType, rows: int, inner: int) -> Any:
         return blocks_of_rows(rows, inner, 0.3, 4)
     if kernel is nm_spmm:
         return groups_of_inputs(rows, inner, 2, 8)
+    if kernel is hybrid_spmm:
+        return uneven(rows, inner)
     return unstructured(rows, inner, 0.9 if kernel in (dense_gemm, dense_gemv) else 0.25)
 
 
@@ -108,6 +113,9 @@ def panel_cases(kernel: ModuleType) -> list[Case]:
         cases += _cases(kernel, unstructured(9, 20, 0.0), 20, 16, TARGET)
     if kernel in (csr_spmm, dense_gemm):
         cases += _cases(kernel, unstructured(1, 1, 1.0), 1, 16, TARGET)
+    if kernel is hybrid_spmm:
+        for lines in (("rows",), ("columns",), ("short",), ("columns", "short")):
+            cases += _cases(kernel, uneven(61, 90, lines), 70, 64, SMALL, "bias")
     for epilogue in EPILOGUES:
         cases += _cases(kernel, _weight(kernel, 13, 21), 35, 32, TARGET, epilogue)[:1]
     weight = _weight(kernel, 13, 50)

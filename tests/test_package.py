@@ -69,6 +69,7 @@ def test_wheel_serves_later_pythons_and_holds_everything(built: Path) -> None:
         metadata = next(archive.read(n).decode() for n in names if n.endswith("METADATA"))
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"sparsec"}
     assert {"sparsec/py.typed", "sparsec/runtime/_executor.abi3.so", "sparsec/runtime/csrc/shim.c"} <= names
+    assert "sparsec/html_report/template.html" in names
     sources = {f"sparsec/runtime/csrc/{p.name}" for p in (ROOT / "runtime" / "csrc").glob("*.[ch]")}
     assert sources <= names
     assert "Requires-Python: >=3.11" in metadata and "License-Expression: Apache-2.0" in metadata

@@ -143,9 +143,8 @@ def test_what_is_left(make: Callable[[], Graph], left: list[str]) -> None:
     assert ops(compiled(make)) == left
 
 
-@pytest.mark.parametrize("make", [corpus.attention_mask_per_head, corpus.attention_shows_weights])
-def test_attention_we_cannot_express_stays(make: Callable[[], Graph]) -> None:
-    graph = make()
+def test_attention_whose_weights_are_an_output_stays() -> None:
+    graph = corpus.attention_shows_weights()
     assert fuse_attention(graph, TARGET) is graph
 
 
@@ -157,6 +156,9 @@ def test_attention_we_cannot_express_stays(make: Callable[[], Graph]) -> None:
         (corpus.attention_merged_batch, 2, 1.0, 3),
         (corpus.attention_without_batch, 2, 0.5, 4),
         (corpus.attention_length_first, 2, 0.5, 3),
+        (corpus.attention_mask_per_head, 2, 1.0, 4),
+        (corpus.attention_masked_fill, 2, 0.5, 4),
+        (corpus.attention_shared_heads, 4, 0.5, 3),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

@@ -15,8 +15,10 @@ from sparsec.pattern import (
     BLOCK_SIZES,
     GROUP_SIZES,
     BlockFit,
+    Lines,
     NmFit,
     Pattern,
+    Uneven,
     dead_columns,
     dead_rows,
     infer,
@@ -255,6 +257,32 @@ def test_hubs() -> None:
     inside = mask[[5, 77]].sum() + mask[:, [9, 10, 300]].sum() - mask[np.ix_([5, 77], [9, 10, 300])].sum()
     assert p.hub_share == pytest.approx(inside / mask.sum())
     assert "2 hub rows and 3 hub columns with" in p.describe()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_lines_worth_running_apart(seed: int) -> None:
+    """Full rows, rows of few nonzeros, and columns full in the rows that are neither, by loops."""
+    rng = np.random.default_rng(seed)
+    rows, inner = (int(n) for n in rng.integers(120, 200, 2))
+    share = rng.choice([0.01, 0.4, 0.95], (rows, 1), p=[0.2, 0.6, 0.2]) + np.zeros((rows, inner))
+    share[rows // 10 :, rng.choice(inner, 40, replace=False)] = 0.97
+    mask = rng.random((rows, inner)) < share
+    full = [row for row in mask if row.sum() > 0.7 * inner]
+    few = [row for row in mask if row.sum() < 16 + inner // 40]
+    others = np.array([row for row in mask if 16 + inner // 40 <= row.sum() <= 0.7 * inner])
+    columns = [int(column.sum()) for column in others.T if column.sum() > 0.7 * len(others)]
+    found = infer(values(rng, mask)).uneven
+    assert found.dense == Lines(len(full), sum(int(row.sum()) for row in full))
+    assert found.short == Lines(len(few), sum(int(row.sum()) for row in few))
+    assert found.columns == Lines(len(columns), sum(columns)) and columns
+
+
+def test_uneven_in_words() -> None:
+    assert Uneven().describe() == ""
+    assert Uneven(dense=Lines(1, 9)).describe() == "1 dense row"
+    assert Uneven(columns=Lines(2, 9), short=Lines(1, 3)).describe() == "2 dense columns and 1 short row"
+    both = Uneven(Lines(64, 99), Lines(128, 9), Lines(2, 9)).describe()
+    assert both == "64 dense rows, 2 dense columns and 128 short rows"
 
 
 @pytest.mark.parametrize("sigma", [0.3, 0.5, 1.0])

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from sparsec.explain import FEW, render
-from sparsec.picture import COLUMNS, ROWS, coloured, densities, in_colours, in_shades, raster, shaded
+from sparsec.picture import COLUMNS, ROWS, coloured, densities, in_colours, in_shades, pixels, raster, shaded
 
 RANDOM = np.random.default_rng(3)
 
@@ -74,6 +74,14 @@ def test_shades_and_colours_grow_with_density() -> None:
     assert in_shades(scale) == ["·░▒▓█"] and in_shades(scale, ascii_only=True) == [".-+*#"]
     greens = [int(str(span.style)[3:5], 16) for span in in_colours(scale).spans]
     assert greens == sorted(set(greens))
+
+
+def test_pixels_have_the_colours_of_a_terminal() -> None:
+    rows = raster(pruned(24, 64, 0.3))
+    image = pixels(rows)
+    assert image.shape == (24, 64, 3) and image.dtype == np.uint8
+    hues = ["#" + bytes(pixel).hex() for row in image[::2] for pixel in row]
+    assert [str(span.style).split(" on ")[0] for span in coloured(rows, 12, 64).spans] == hues
 
 
 def layer(name: str, weight: np.ndarray[Any, Any]) -> dict[str, Any]:

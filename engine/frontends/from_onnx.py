@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from sparsec.dims import symbol
 from sparsec.errors import Unsupported
 from sparsec.frontends.from_relax import Imported, from_relax
 from sparsec.frontends.onnx_importer import Importer, ImportStopped, inferred_types, missing_operators
 from sparsec.frontends.onnx_load import OnnxModel, Source, load_onnx
 from sparsec.frontends.onnx_prepare import Shapes, expand, infer, name_nodes, prepare, set_shapes
 from sparsec.frontends.relax_passes import simplify_relax
-from sparsec.frontends.relax_refusals import unsupported
+from sparsec.frontends.relax_refusals import Free, unsupported
 from sparsec.ir import Graph
 
 if TYPE_CHECKING:
@@ -77,9 +78,12 @@ def _import(model: OnnxModel, weights: Mapping[str, Any]) -> Imported:
     return Imported(simplify_relax(module), weights, outputs, importer.origins)
 
 
-def _free(model: OnnxModel) -> str:
+def _free(model: OnnxModel) -> Free | None:
     """The first input with a size that is not fixed."""
     for value in model.graph.input:
-        if not all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim):
-            return str(value.name)
-    return ""
+        dims = value.type.tensor_type.shape.dim
+        if not all(d.HasField("dim_value") for d in dims):
+            return str(value.name), tuple(
+                d.dim_value if d.HasField("dim_value") else symbol(d.dim_param) for d in dims
+            )
+    return None

@@ -178,7 +178,7 @@ class Converter:
         op = op_name(relax_call)
         if op == "relax.call_tir":
             return self._call_tir(relax_call, name)
-        if op == "relax.broadcast_to" and is_tensor(relax_call.ty, "float32"):
+        if op == "relax.broadcast_to" and any(is_tensor(relax_call.ty, d) for d in ("float32", "bool")):
             return self._spread(relax_call)
         for attempt in (self._elementwise, self._mask, self._where, self._structure):
             found = attempt(op, relax_call, name)
@@ -223,12 +223,19 @@ class Converter:
         if op == "relax.astype" and is_tensor(relax_call.args[0].ty, "float32"):
             return self.value(relax_call.args[0])
         mask = self.value(relax_call.args[0])
-        if not isinstance(mask, Mask):
+        stored = isinstance(mask, str | Spread) and is_tensor(relax_call.args[0].ty, "bool")
+        if not isinstance(mask, Mask) and (not stored or op == "relax.astype"):
             return None
-        operands, rank = Operands(), len(type_of(relax_call.ty).shape)
-        expr = operands.mask(mask)
+        operands, shape = Operands(), type_of(relax_call.ty).shape
+        ways = relax_call.args[1:]
+        # as for other elementwise operators: what already has the result's shape does the broadcasting
+        implied = any(type_of(a.ty).shape == shape and isinstance(self.value(a), str) for a in ways)
+        if isinstance(mask, Mask):
+            expr = operands.mask(mask)
+        else:
+            expr = self._operand(operands, relax_call.args[0], len(shape), implied)
         if op == "relax.where":
-            expr = expr_call("where", expr, *(self._operand(operands, a, rank) for a in relax_call.args[1:]))
+            expr = expr_call("where", expr, *(self._operand(operands, a, len(shape), implied) for a in ways))
         return self._emit(expr, operands, relax_call, name)
 
     def _spread(self, relax_call: Any) -> Value:

@@ -119,7 +119,9 @@ class _Importer(ExportedProgramImporter):  # type: ignore[misc]
 
     @staticmethod
     def _convert_pytorch_tensor_to_tvm(tensor_value: torch.Tensor) -> Any:
-        return tvm.runtime.from_dlpack(tensor_value.detach().cpu().contiguous())
+        data = tensor_value.detach().cpu().contiguous()
+        # TVM takes aligned memory only, which a part of another tensor may not be; a copy is aligned
+        return tvm.runtime.from_dlpack(data.clone() if data.data_ptr() % 64 else data)
 
     def refuse_unknown(self, nodes: Iterable[Any]) -> None:
         """Raise one error for every function TVM's importer does not know."""

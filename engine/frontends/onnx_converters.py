@@ -139,6 +139,14 @@ def _product(sizes: Sequence[Any]) -> Any:
     return total
 
 
+def _unsqueeze(inputs: list[Any], _attrs: Mapping[str, Any], _opset: int) -> Any:
+    """One axis may be given as a plain number; TVM wants a list."""
+    axes = _get(inputs, 1)
+    if isinstance(axes, tvm_ir.GenericConst) and axes.value.numpy().ndim == 0:
+        inputs[1] = relax.const(axes.value.numpy().reshape(1), "int64")
+    return None
+
+
 def _get(inputs: Any, index: int) -> Any:
     return inputs[index] if index < len(inputs) else None
 
@@ -240,5 +248,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "PRelu": _prelu,
     "Slice": _slice,
     "Softmax": _softmax(relax.op.nn.softmax),
+    "Squeeze": _unsqueeze,
     "Sum": _pairwise(relax.op.add),
+    "Unsqueeze": _unsqueeze,
 }

@@ -22,6 +22,7 @@ from sparsec.errors import Unsupported
 from sparsec.frontends.onnx_converters import CONVERTERS
 from sparsec.frontends.onnx_recurrent import ACTIVATIONS, convert, refusal
 from sparsec.frontends.onnx_resampling import RESAMPLING
+from sparsec.frontends.onnx_sizes import Sizes, convert_sizes
 
 #: operators the importer handles outside its table
 _BUILT_IN = frozenset({"If", "Constant"})
@@ -101,6 +102,11 @@ class Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         return self._named(result, op_name, node)
 
     def _converted(self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int) -> Any:
+        of_sizes = convert_sizes(op_name, inputs, attrs)
+        if of_sizes is not None:
+            return self.bb.normalize(of_sizes) if isinstance(of_sizes, tvm_ir.Expr) else of_sizes
+        for i, given in enumerate(inputs):
+            inputs[i] = given.expression() if isinstance(given, Sizes) else given
         if op_name in ACTIVATIONS:
             return convert(self.bb, op_name, inputs, attrs)
         if op_name in RESAMPLING:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+from sparsec.dims import Size
 from sparsec.errors import Unsupported
 from sparsec.frontends.relax_types import fix_sizes, type_of
 from sparsec.ir import is_dynamic
 
+#: an input's name and its sizes
+Free: TypeAlias = tuple[str, Sequence[Size]]
 
-def unsupported(failures: Sequence[tuple[str, str, str]], free: str = "") -> Unsupported:
+
+def unsupported(failures: Sequence[tuple[str, str, str]], free: Free | None = None) -> Unsupported:
     """One error for all refused operators: (operator, node name, reason) each.
 
-    ``free`` names an input with sizes that are not fixed: fixing them often helps.
+    ``free`` is an input with sizes that are not fixed: fixing them often helps.
     """
     grouped: dict[tuple[str, str], list[str]] = {}
     for operator, node, reason in failures:
@@ -25,13 +29,14 @@ def unsupported(failures: Sequence[tuple[str, str, str]], free: str = "") -> Uns
     head = f"the model uses {kinds} operator{'s' if kinds != 1 else ''} sparsec cannot run:"
     last = "Replace them in the model, or cut the model around them and compile the parts."
     if free:
-        last = f"Some sizes are not fixed; it may work once they are: {fix_sizes(free)}.\nElse: {last}"
+        last = f"Some sizes are not fixed; it may work once they are: {fix_sizes(*free)}.\nElse: {last}"
     return Unsupported("\n".join([head, *lines, last]), [(op, node) for op, node, _ in failures])
 
 
-def free_sizes(params: Sequence[Any]) -> str:
-    """The name of the first parameter with a symbolic size, or nothing."""
+def free_sizes(params: Sequence[Any]) -> Free | None:
+    """The first parameter with a symbolic size."""
     for param in params:
-        if is_dynamic(type_of(param.ty).shape):
-            return str(param.name)
-    return ""
+        shape = type_of(param.ty).shape
+        if is_dynamic(shape):
+            return str(param.name), shape
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tvm
@@ -13,9 +14,11 @@ from sparsec.frontends.names import clean_symbol
 from sparsec.ir import Type
 
 
-def fix_sizes(name: str) -> str:
-    """How a user fixes an input's sizes."""
-    python, shell = f'shapes={{"{name}": (1, 3, 32, 32)}}', f"--shape {name}=1,3,32,32"
+def fix_sizes(name: str, shape: Sequence[Size] = ()) -> str:
+    """How a user fixes an input's sizes; an open batch is 1 in the example, other open sizes are 32."""
+    example = [s if isinstance(s, int) else 32 if axis else 1 for axis, s in enumerate(shape)]
+    text = ", ".join(map(str, example)) + ("," if len(example) == 1 else "")
+    python, shell = f'shapes={{"{name}": ({text})}}', f"--shape {name}={','.join(map(str, example))}"
     return f"fix the input sizes, for example {python} (command line: {shell})"
 
 

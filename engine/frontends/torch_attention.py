@@ -21,7 +21,7 @@ def convert_attention(importer: Any, node: Any) -> Any:
     """The Relax variable of an fx node that calls ``scaled_dot_product_attention``.
 
     Raises:
-        ValueError: dropout, grouped heads, or a causal mask over symbolic sizes.
+        ValueError: dropout or grouped heads.
     """
     emit = importer.block_builder.emit
     query, key, value = (importer.env[a] for a in node.args[:3])
@@ -42,17 +42,15 @@ def convert_attention(importer: Any, node: Any) -> Any:
 def _mask(importer: Any, given: dict[str, Any], scores: Any) -> Any:
     minus_infinity = relax.const(-np.inf, "float32")
     if given.get("is_causal"):
-        rows, columns = (_known(s) for s in scores.ty.shape.values[-2:])
-        return relax.const(np.triu(np.full((rows, columns), -np.inf, np.float32), 1))
+        sizes = list(scores.ty.shape.values[-2:])
+        if all(hasattr(s, "value") for s in sizes):
+            rows, columns = (int(s.value) for s in sizes)
+            return relax.const(np.triu(np.full((rows, columns), -np.inf, np.float32), 1))
+        emit = importer.block_builder.emit
+        return emit(relax.op.triu(emit(relax.op.broadcast_to(minus_infinity, relax.ShapeExpr(sizes))), 1))
     if given.get("attn_mask") is None:
         return None
     mask = importer.env[given["attn_mask"]]
     if str(mask.ty.dtype.dtype) != "bool":
         return mask
     return importer.block_builder.emit(relax.op.where(mask, relax.const(0.0, "float32"), minus_infinity))
-
-
-def _known(size: Any) -> int:
-    if not hasattr(size, "value"):
-        raise ValueError("a causal mask over a symbolic number of tokens")
-    return int(size.value)

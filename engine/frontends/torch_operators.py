@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from tvm import relax
 
 from sparsec.errors import Unsupported
@@ -51,6 +52,19 @@ def _select(importer: Any, node: Any) -> Any:
     first = at if at >= 0 else x.ty.shape.values[axis] + at
     part = emit(relax.op.strided_slice(x, [axis], [first], [first + 1], assume_inbound=True))
     return emit(relax.op.squeeze(part, [axis]))
+
+
+def _slice(importer: Any, node: Any) -> Any:
+    """To an open size that torch knows to lie inside; TVM keeps the smaller of both as the size."""
+    given = arguments(importer, node)
+    axis, first, last = int(given["dim"]) % _rank(given["self"]), given["start"] or 0, given["end"]
+    whole = isinstance(first, int) and first >= 0 and given["step"] == 1
+    if not whole or not isinstance(node.args[3] if len(node.args) > 3 else None, torch.fx.Node):
+        return importer.theirs[node.target.__name__](node)
+    if str(node.meta["val"].shape[axis]) != str(node.args[3].meta["val"] - first):
+        return importer.theirs[node.target.__name__](node)
+    cut = relax.op.strided_slice(given["self"], [axis], [first], [last], assume_inbound=True)
+    return importer.block_builder.emit(cut)
 
 
 def _index(importer: Any, node: Any) -> Any:
@@ -231,6 +245,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "prod.dim_int": _product,
     "scaled_dot_product_attention.default": convert_attention,
     "select.int": _select,
+    "slice.Tensor": _slice,
     "unfold.default": _unfold,
     **dict.fromkeys(ARITHMETIC, convert_arithmetic),
     **{op.__name__: convert_resampling for op in RESAMPLING},

@@ -16,10 +16,16 @@ from sparsec.targets.kernels import math
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.target import Target
 
+#: the lowest number: where a mask adds it to every key, all keys weigh alike
+_LOWEST = -3.4028234663852886e38
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a kernel is generated for; a mask axis is True where the mask has its own entries."""
+    """What a kernel is generated for.
+
+    ``mask`` says for batch, heads and queries whether the mask has entries of its own.
+    """
 
     heads: int
     depth: int
@@ -28,7 +34,7 @@ class Shape:
     queries: Size
     keys: Size
     panels: tuple[int, int, int, int]
-    mask: tuple[bool, bool] | None = None
+    mask: tuple[bool, bool, bool] | None = None
 
 
 def block_of_queries(shape: Shape, target: Target) -> int:
@@ -87,7 +93,7 @@ class _Writer:
             batch = k.bind(T.truncdiv(line, k.constant(s.heads)))
             self.load_queries(k, batch * queries, queries, first, head)
             for v in range(self.vectors):
-                k.assign(top, v, k.splat(-3.4e38))
+                k.assign(top, v, k.splat(_LOWEST))
                 k.assign(total, v, k.splat(0.0))
             self.scores(k, acc, top, batch, keys, queries, first, head)
             self.exponentials(k, top, total, keys)
@@ -123,6 +129,7 @@ class _Writer:
         from tvm.script.ir_builder import tirx as T
 
         s = self.shape
+        line = self.mask_line(k, batch, head)
 
         def some(key: Any, height: int) -> None:
             for i in range(height * self.vectors):
@@ -139,25 +146,29 @@ class _Writer:
             for r in range(height):
                 for v in range(self.vectors):
                     score = k.bind(
-                        acc[r * self.vectors + v] + self.mask(k, batch, queries, keys, first, key + r, v)
+                        acc[r * self.vectors + v] + self.mask(k, line, queries, keys, first, key + r, v)
                     )
                     k.put(k.scratch, self.scores_at + (key + r) * self.block + v * k.lanes, score)
                     k.assign(top, v, T.max(top[v], score))
 
         self.in_rows(k, keys, some)
 
-    def mask(self, k: Kernel, batch: Any, queries: Any, keys: Any, first: Any, key: Any, v: int) -> Any:
+    def mask_line(self, k: Kernel, batch: Any, head: Any) -> Any:
+        """Which of the mask's pages [queries][keys] is read."""
+        has_batch, has_head, _ = self.shape.mask or (False, False, False)
+        page = batch if has_batch else k.constant(0)
+        return k.bind(page * self.shape.heads + head if has_head else page)
+
+    def mask(self, k: Kernel, page: Any, queries: Any, keys: Any, first: Any, key: Any, v: int) -> Any:
         from tvm.script.ir_builder import tirx as T
 
         s = self.shape
         if s.mask is None:
             return k.splat(0.0)
-        has_batch, has_query = s.mask
-        base = batch if has_batch else k.constant(0)
-        if not has_query:
-            return k.splat(k["mask"][base * keys + key])
+        if not s.mask[2]:
+            return k.splat(k["mask"][page * keys + key])
         at = [T.min(first + v * k.lanes + i, queries - 1) for i in range(k.lanes)]
-        return T.Shuffle([k["mask"][(base * queries + q) * keys + key] for q in at], list(range(k.lanes)))
+        return T.Shuffle([k["mask"][(page * queries + q) * keys + key] for q in at], list(range(k.lanes)))
 
     def exponentials(self, k: Kernel, top: Any, total: Any, keys: Any) -> None:
         with k.loop(keys) as key:

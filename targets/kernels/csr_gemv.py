@@ -14,6 +14,7 @@ import numpy as np
 from sparsec.pattern import Pattern
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish_across
+from sparsec.targets.kernels.streaming import STALLED, stream_cycles
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "csr_gemv"
@@ -34,12 +35,13 @@ def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str,
 
 
 def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
-    """Cycles: about one nonzero a cycle and column, and the end of every row."""
+    """Cycles: about one nonzero a cycle and column, and the end of every row; or the bytes."""
     columns = problem.columns or 1
     slots = pattern.nonzeros + 0.5 * _WIDE * problem.rows
-    return slots * (0.5 + 0.5 * columns) + problem.rows * (
-        12 + 8 * columns + epilogue_cost(problem) * columns
-    )
+    ends = problem.rows * (12 + 8 * columns + epilogue_cost(problem) * columns)
+    compute = slots * (0.5 + 0.5 * columns)
+    stream = stream_cycles(nbytes(problem, pattern, config, target), target)
+    return max(compute, stream) + STALLED * min(compute, stream) + ends
 
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from sparsec.pattern import Pattern
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish_across
+from sparsec.targets.kernels.streaming import stream_cycles
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "dense_gemv"
@@ -35,13 +36,11 @@ def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str,
 
 def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
     """Cycles of one run: the weights' bytes at the rate of the cache that holds them."""
-    nbytes = problem.rows * problem.inner * 4
-    rate = target.l2_bytes if nbytes < target.l2 // 2 else target.l3_bytes
-    rate = target.dram_bytes if nbytes > target.l3 else rate
+    stream = stream_cycles(nbytes(problem, pattern, config, target), target)
     columns = problem.columns or 1
     compute = problem.rows * problem.inner / target.lanes * max(0.6, columns / 2)
     out = problem.rows * columns / target.lanes * (2 + epilogue_cost(problem))
-    return max(nbytes / rate, compute) + out + 40
+    return max(stream, compute) + out + 40
 
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:

@@ -1,9 +1,9 @@
 """hybrid_spmm: uneven weights times token panels, each kind of row its own way (see row_visits).
 
 Rows more than 70 % full run in groups of four that share every load of X.  Long rows do so for
-the columns most of them use (the strip), then read the rest nonzero by nonzero, columns most used
-first.  Short rows are visited once for all of K: a visit a K-block would cost more than their
-nonzeros, even if X comes from L2.  Measured in docs/journal.md.
+the columns most of them use (the strip), then read the rest nonzero by nonzero, in blocks of
+columns that any of them uses.  Short rows are visited once for all of K: a visit a K-block would
+cost more than their nonzeros, even if X comes from L2.  Measured in docs/journal.md.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ format = "hybrid"
 
 #: rows that share loads
 _SHARED = 4
-#: what its kernel must be ahead by before a prediction counts
-_MARGIN = 1.02
+
+
+#: what it must promise to gain on csr_spmm, whose code is smaller and sooner made
+_MARGIN = 1.03
 
 
 def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
@@ -40,7 +42,9 @@ def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
     uneven, unit = pattern.uneven, _unit(_group(problem, target))
     if uneven.columns.count or uneven.dense.count >= unit:
         return True
-    return uneven.short.count >= unit and problem.inner > panel_visits.block_of_inner(problem, target)
+    block = panel_visits.block_of_inner(problem, target)
+    fewer = -(-(problem.inner - pattern.dead_columns) // block) < -(-problem.inner // block)
+    return fewer or (uneven.short.count >= unit and problem.inner > block)
 
 
 def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str, int], ...]:
@@ -101,18 +105,18 @@ def _work(
     uneven, group, block = pattern.uneven, config["group"], config["block"]
     dense, short, columns = uneven.dense, uneven.short, uneven.columns
     long = problem.rows - dense.count - short.count
-    live = short.count - 0.75 * pattern.dead_rows
+    live = short.count - 0.5 * pattern.dead_rows
     left = pattern.nonzeros - dense.nonzeros - short.nonzeros - columns.nonzeros
     inner, strip = problem.inner, columns.count
-    visits = {n: -(-n // block) for n in (inner, strip, inner - strip)}
+    used = inner - pattern.dead_columns - strip
+    visits = {n: -(-n // block) for n in (inner, strip, used)}
     reaches = -(-inner // _reach(problem))
-    # with columns most used first, about half the rows have nothing in a block (SkimCaffe's AlexNet)
-    rest = min(visits[inner - strip] * long * (0.5 if strip else 1.0), left + long)
+    rest = min(visits[used] * long, left + long)
     return {
         "dense": (dense.count, inner, dense.count / _SHARED * inner, dense.count / _SHARED * visits[inner]),
         "short": (short.count, inner, 1.02 * short.nonzeros / group, live * reaches / group),
         "strip": (long if strip else 0, strip, long / _SHARED * strip, long / _SHARED * visits[strip]),
-        "long": (long, inner - strip, 1.02 * left / group, rest / group),
+        "long": (long, used, 1.02 * left / group, rest / group),
     }  # fmt: skip
 
 
@@ -145,8 +149,8 @@ def pack(weight: Weight, problem: Problem, config: Mapping[str, int], target: Ta
         works = bool(len(part.rows) and part.blocks)
         settings |= {f"{label}_blocks": works * len(part.blocks), f"{label}_chunks": works * chunks}
         arrays |= {f"{label}_{n}": a for n, a in packed.items() if works}
-    tiles = sum(chunks for _, chunks in _stages(settings))
-    return Packing(arrays, tiles, tuple(sorted(settings.items())))
+    settings["chunks"] = sum(chunks for _, chunks in _stages(settings))
+    return Packing(arrays, settings["chunks"], tuple(sorted(settings.items())))
 
 
 def _chunk(rows: int, config: Mapping[str, int]) -> int:
@@ -164,15 +168,13 @@ def _parts(weight: Weight, problem: Problem, config: Mapping[str, int]) -> dict[
     dense, short = (_whole_groups(rows, unit, problem) for rows in (split.dense, split.short))
     long = np.setdiff1d(np.arange(problem.rows), np.concatenate((dense, short)))
     columns = np.arange(problem.inner)
-    rest = np.setdiff1d(columns, split.columns)
-    use = np.count_nonzero(weight[np.ix_(long, rest)], axis=0)
-    # the strip has taken what is read in order: collect what is used most in few blocks
-    ordered = rest[np.argsort(-use, kind="stable")] if split.columns.size else rest
+    used = np.flatnonzero(weight[long].any(axis=0))
+    rest = np.setdiff1d(used if used.size else columns[:1], split.columns)
     return {
         "dense": _Part(dense, *_cut(columns, block, reach)),
         "short": _Part(short, *_cut(columns, reach, reach)),
         "strip": _Part(long, *_cut(split.columns, block, reach)),
-        "long": _Part(long, *_cut(ordered, block, reach)),
+        "long": _Part(long, *_cut(rest, block, reach)),
     }
 
 

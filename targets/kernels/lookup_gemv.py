@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from sparsec.pattern import Pattern
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish_across
+from sparsec.targets.kernels.streaming import stream_cycles
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "lookup_gemv"
@@ -73,21 +74,22 @@ def _slots(problem: Problem, pattern: Pattern, config: Mapping[str, int], target
     lanes, slab = target.lanes, target.lanes * config["registers"]
     cells = -(-problem.rows // lanes) * -(-problem.inner // slab)
     longest = _longest(slab, lanes, max(1, round(pattern.density * 1000)))
-    return cells * min(longest * (1 + 0.5 * pattern.row_variation**2), slab)
+    even = [slab * f.n / f.m for f in pattern.nm if f.axis == 1 and slab % f.m == 0]
+    return cells * min(longest * (1 + 0.5 * pattern.row_variation**2), slab, *even)
 
 
 def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
-    """Cycles of one run: slots at the permutation's rate, visits, weights streamed from L2 or L3."""
+    """Cycles of one run: slots at the permutation's rate and visits, or the stream of weights."""
     lanes, columns = target.lanes, problem.columns or 1
     slab = lanes * config["registers"]
     cells = -(-problem.rows // lanes) * -(-problem.inner // slab)
     slots = _slots(problem, pattern, config, target)
     visits = cells * (1 - (1 - pattern.density) ** (lanes * slab))
-    stream = slots * lanes * 5 / (target.l2_bytes if slots * lanes * 5 < target.l2 else target.l3_bytes)
+    stream = stream_cycles(nbytes(problem, pattern, config, target), target)
     # fitted on Zen 3 at 2 to 50 % density: a slot waits for the shuffle ports, a visit for little
-    rate = 1.0 + 0.95 * columns
+    rate = 0.4 + 1.55 * columns
     out = problem.rows * columns / lanes * (2 + epilogue_cost(problem))
-    return max(slots * rate + visits * (0.6 + 0.6 * columns), stream) + out + 200
+    return max(slots * rate + visits * (0.3 + 0.9 * columns), stream) + out + 200
 
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:

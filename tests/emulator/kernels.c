@@ -20,7 +20,7 @@
 extern const kernel_function kernels[];
 extern const int64_t kernel_count;
 
-enum { PAGE = 4096, LINE = 64, MOST_INPUTS = 24, MOST_NUMBERS = 32, MOST_CALLS = 8, HEADER = 7 };
+enum { PAGE = 4096, LINE = 64, MOST_INPUTS = 48, MOST_NUMBERS = 32, MOST_CALLS = 8, HEADER = 7 };
 static const float GUARD = -12345.5f;
 
 typedef struct {

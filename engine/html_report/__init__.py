@@ -1,0 +1,7 @@
+"""The report as one self-contained page: tables, pictures of zeros, charts, the graph; no network."""
+
+from __future__ import annotations
+
+from sparsec.html_report.page import page, write
+
+__all__ = ["page", "write"]
