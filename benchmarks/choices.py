@@ -184,6 +184,30 @@ def markdown(results: Mapping[str, Any]) -> str:
     return f"{machine_line(results['machine'])}\n\nOne thread, float32.\n\n" + "\n".join(lines) + "\n"
 
 
+def draw(results: Mapping[str, Any], path: Path) -> None:
+    """Predicted over measured microseconds of every candidate, a colour a kernel."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "sparsec"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 7))
+    points: dict[str, list[tuple[float, float]]] = {}
+    for row in results["choices"]:
+        for name, one in row["candidates"].items():
+            if "measured" in one:
+                points.setdefault(name, []).append((one["measured"], one["predicted"]))
+    for name, found in sorted(points.items()):
+        axes.scatter(*zip(*found, strict=True), s=6, alpha=0.6, label=name)
+    ends = (0.1, 1e5)
+    axes.plot(ends, ends, color="gray", linewidth=1)
+    axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="measured us", ylabel="predicted us")
+    axes.legend(fontsize="small")
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="one problem in N")
@@ -197,7 +221,9 @@ def main() -> None:
     if not options.show:
         wanted = [p for p in list(problems())[:: options.every] if options.again or p.name not in rows]
         _measure_all(wanted, rows, path, about, options.minutes)
-    print(markdown({"machine": about, "choices": list(rows.values())}))
+    results = {"machine": about, "choices": list(rows.values())}
+    draw(results, path.with_suffix(".svg"))
+    print(markdown(results))
 
 
 def _measure_all(wanted: list[Problem], rows: dict[str, Any], path: Path, about: Any, minutes: float) -> None:

@@ -40,7 +40,7 @@ from tensor_cases import TENSOR_CASES
 
 from sparsec.pattern import infer
 from sparsec.targets import x86
-from sparsec.targets.kernels.streaming import stream_cycles
+from sparsec.targets.cost import stream_cycles
 from sparsec.targets.target import Problem, Target
 
 

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from sparsec.pattern import Pattern
+from sparsec.targets.cost import epilogue_cycles, stream_cycles
 from sparsec.targets.kernels.builder import Kernel, prim_func
-from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish_across
-from sparsec.targets.kernels.streaming import stream_cycles
+from sparsec.targets.kernels.epilogue import extra_pointers, finish_across
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "active_gemv"
@@ -68,7 +68,6 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     """Cycles of one run at the share of active inputs that calibration saw."""
     columns = problem.columns or 1
     size = nbytes(problem, pattern, config, target)
-    rate = size / max(1e-9, stream_cycles(size, target))
     share = 1.0 if problem.active is None else problem.active
     visits = share * problem.inner * -(-problem.rows // config["chunk"])
     if config["whole"]:
@@ -76,8 +75,8 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     else:
         compute = visits * 24 + (1.6 + 1.7 * pattern.density) * (share * pattern.nonzeros + 1.5 * visits)
     listing = 40 + problem.inner * (0.4 + 0.2 * columns)
-    out = problem.rows * columns / target.lanes * (4 + epilogue_cost(problem))
-    return max(share * size / (_SKIPPING * rate), compute) + listing + out
+    out = problem.rows * columns / target.lanes * (4 + epilogue_cycles(problem))
+    return max(share * stream_cycles(size, target) / _SKIPPING, compute) + listing + out
 
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:

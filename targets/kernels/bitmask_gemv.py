@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsec.pattern import Pattern
+from sparsec.targets.cost import epilogue_cycles, overlapped, stream_cycles
 from sparsec.targets.kernels.builder import Kernel, prim_func
-from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish_across
+from sparsec.targets.kernels.epilogue import extra_pointers, finish_across
 from sparsec.targets.kernels.shuffles import Registers, combine_rows, pick
-from sparsec.targets.kernels.streaming import AHEAD, STALLED, prefetch, stream_cycles
+from sparsec.targets.kernels.streaming import AHEAD, prefetch
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "bitmask_gemv"
@@ -60,10 +61,10 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     # fitted on Zen 3; a guess for AVX-512, where weights from memory wait for their bytes
     rate = 1.9 + 0.5 * columns
     groups = -(-problem.rows // lanes)
-    out = groups * columns * (4.0 * lanes + epilogue_cost(problem))
+    out = groups * columns * (4.0 * lanes + epilogue_cycles(problem))
     stream = stream_cycles(nbytes(problem, pattern, config, target), target)
     compute = _steps(problem, target) * rate
-    return max(compute, stream) + STALLED * min(compute, stream) + out + 100
+    return overlapped(compute, stream) + out + 100
 
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:

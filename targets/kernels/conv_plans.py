@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from sparsec.targets.cost import epilogue_cycles
 from sparsec.targets.geometry import Geometry
-from sparsec.targets.kernels.epilogue import epilogue_cost
 from sparsec.targets.kernels.window import Window
 from sparsec.targets.target import Problem, Target
 
@@ -321,7 +321,7 @@ def cycles(plan: Plan, target: Target) -> float:
         vectors = plan.rows * -(-plan.count // w.lanes)
         stored = 3 * vectors
     tile = _work(plan, target) + _waiting(plan, target) + plan.row_chunks * _staging(plan)
-    tile += stored + vectors * epilogue_cost(plan.problem)
+    tile += stored + vectors * epilogue_cycles(plan.problem)
     if plan.direct and g.channels * g.height * g.width * 4 > target.l2 // 2:
         tile += g.channels * w.columns * 4 / (target.l3_bytes / 2)
     return down * across * (g.images or 1) * g.groups * tile

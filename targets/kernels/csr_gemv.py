@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from sparsec.pattern import Pattern
+from sparsec.targets.cost import epilogue_cycles, overlapped, stream_cycles
 from sparsec.targets.kernels.builder import Kernel, prim_func
-from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish_across
-from sparsec.targets.kernels.streaming import STALLED, stream_cycles
+from sparsec.targets.kernels.epilogue import extra_pointers, finish_across
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "csr_gemv"
@@ -38,10 +38,10 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     """Cycles: about one nonzero a cycle and column, and the end of every row; or the bytes."""
     columns = problem.columns or 1
     slots = pattern.nonzeros + 0.5 * _WIDE * problem.rows
-    ends = problem.rows * (12 + 8 * columns + epilogue_cost(problem) * columns)
+    ends = problem.rows * (12 + 8 * columns + epilogue_cycles(problem) * columns)
     compute = slots * (0.5 + 0.5 * columns)
     stream = stream_cycles(nbytes(problem, pattern, config, target), target)
-    return max(compute, stream) + STALLED * min(compute, stream) + ends
+    return overlapped(compute, stream) + ends
 
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from sparsec.pattern import Pattern
+from sparsec.targets.cost import epilogue_cycles, stream_cycles
 from sparsec.targets.kernels.builder import Kernel, prim_func
-from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish
+from sparsec.targets.kernels.epilogue import extra_pointers, finish
 from sparsec.targets.kernels.panel_visits import run_time_sizes
 from sparsec.targets.target import Packing, Problem, Target
 
@@ -47,11 +48,10 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     per_step = max(height * vectors, vectors + height) / 2
     visits = tiles * parts * blocks * (6 + height * vectors)
     weight_bytes = problem.rows * problem.inner * 4
-    rate = target.l2_bytes if weight_bytes < target.l2 // 2 else target.l3_bytes
-    stream = weight_bytes / rate
+    stream = stream_cycles(weight_bytes, target)
     compute = tiles * parts * problem.inner * per_step * 1.05 + visits
     vectors_out = problem.rows * problem.panel / target.lanes
-    return panels * (max(compute, stream) + 0.15 * stream + vectors_out * epilogue_cost(problem))
+    return panels * (max(compute, stream) + 0.15 * stream + vectors_out * epilogue_cycles(problem))
 
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from sparsec.pattern import Pattern
+from sparsec.targets.cost import epilogue_cycles, stream_cycles
 from sparsec.targets.kernels.builder import Kernel, prim_func
-from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish_across
-from sparsec.targets.kernels.streaming import stream_cycles
+from sparsec.targets.kernels.epilogue import extra_pointers, finish_across
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "dense_gemv"
@@ -39,7 +39,7 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     stream = stream_cycles(nbytes(problem, pattern, config, target), target)
     columns = problem.columns or 1
     compute = problem.rows * problem.inner / target.lanes * max(0.6, columns / 2)
-    out = problem.rows * columns / target.lanes * (2 + epilogue_cost(problem))
+    out = problem.rows * columns / target.lanes * (2 + epilogue_cycles(problem))
     return max(stream, compute) + out + 40
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
+from sparsec.targets.cost import epilogue_cycles
 from sparsec.targets.geometry import Geometry
 from sparsec.targets.kernels import rolled, stencil
 from sparsec.targets.kernels.builder import Kernel, prim_func
-from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish
+from sparsec.targets.kernels.epilogue import extra_pointers, finish
 from sparsec.targets.kernels.math import lanes_of
 from sparsec.targets.kernels.shuffles import Registers
 from sparsec.targets.kernels.stencil import Block, Division, Stencil
@@ -39,7 +40,7 @@ def plane_cycles(problem: Problem, target: Target) -> float:
     g, shape = _geometry(problem), shape_of(problem, target)
     vectors = g.out_height * (len(shape.starts) if shape else g.out_width / target.lanes)
     each = g.taps * (0.7 if shape and g.strides[1] == 1 else 1.3 if shape else 3)
-    return vectors * (each + 2 + epilogue_cost(problem)) + 20
+    return vectors * (each + 2 + epilogue_cycles(problem)) + 20
 
 
 def division_of(problem: Problem, target: Target) -> Division:

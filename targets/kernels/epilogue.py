@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from sparsec.targets.kernels import math
@@ -50,14 +49,3 @@ def finish_across(k: Kernel, problem: Problem, value: Any, row: Any, offset: Any
         return k.vector(buffer, offset if kind == "full" else row, lanes)
 
     return math.emit(k, problem.epilogue, operand, value)
-
-
-def epilogue_cost(problem: Problem) -> float:
-    """Rough cycles a vector spends in the epilogue."""
-    from sparsec.expr import Call, walk
-
-    if problem.epilogue is None:
-        return 0.0
-    dear = {"exp": 20, "erf": 16, "tanh": 16, "sigmoid": 22, "log": 24, "pow": 80, "sin": 60, "cos": 60}
-    calls: Sequence[Call] = [e for e in walk(problem.epilogue) if isinstance(e, Call)]
-    return float(sum(dear.get(c.function, 1) for c in calls))

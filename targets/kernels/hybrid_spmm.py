@@ -17,11 +17,12 @@ import numpy as np
 
 from sparsec.formats import hybrid
 from sparsec.pattern import Pattern
+from sparsec.targets.cost import epilogue_cycles, step_cycles, tile_cycles, visit_cycles
 from sparsec.targets.kernels import panel_visits
 from sparsec.targets.kernels.builder import Kernel, prim_func
-from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers
+from sparsec.targets.kernels.epilogue import extra_pointers
 from sparsec.targets.kernels.row_packing import Columns, Grouping, Weight, pack_rows
-from sparsec.targets.kernels.row_visits import POINTERS, RowVisits, Tile, step_cycles, visit_cycles
+from sparsec.targets.kernels.row_visits import POINTERS, RowVisits, Tile
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "hybrid_spmm"
@@ -77,15 +78,15 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     """Cycles of one run on one core, part by part."""
     panels = -(-(problem.columns or problem.panel) // problem.panel)
     work = _work(problem, pattern, config)
-    out = problem.rows * problem.panel / target.lanes * epilogue_cost(problem)
-    tile = problem.panel * 4 / target.l2_bytes
+    out = problem.rows * problem.panel / target.lanes * epilogue_cycles(problem)
+    tile = tile_cycles(problem.panel, target)
     # columns that a short row reads seldom are still in L1; loads hide part of the rest
     away = max(0.0, 1 - target.l1 / (problem.inner * problem.panel * 4))
     late = 0.4 * tile * away * pattern.uneven.short.nonzeros
     cycles = out + late
     for part, (rows, columns, steps, visits) in work.items():
         group, vectors, shared = _visit(part, config)
-        one = steps * step_cycles(group, vectors, shared) + visits * visit_cycles(group, vectors)
+        one = steps * step_cycles(group, vectors, shared, target) + visits * visit_cycles(group, vectors)
         cycles += one * (problem.panel // (vectors * target.lanes))
         if part != "short":
             cycles += -(-rows // config["chunk"]) * columns * tile

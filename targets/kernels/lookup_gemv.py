@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsec.pattern import Pattern
+from sparsec.targets.cost import epilogue_cycles, stream_cycles
 from sparsec.targets.kernels.builder import Kernel, prim_func
-from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish_across
-from sparsec.targets.kernels.streaming import stream_cycles
+from sparsec.targets.kernels.epilogue import extra_pointers, finish_across
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "lookup_gemv"
@@ -88,7 +88,7 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     stream = stream_cycles(nbytes(problem, pattern, config, target), target)
     # fitted on Zen 3 at 2 to 50 % density: a slot waits for the shuffle ports, a visit for little
     rate = 0.4 + 1.55 * columns
-    out = problem.rows * columns / lanes * (2 + epilogue_cost(problem))
+    out = problem.rows * columns / lanes * (2 + epilogue_cycles(problem))
     return max(slots * rate + visits * (0.3 + 0.9 * columns), stream) + out + 200
 
 

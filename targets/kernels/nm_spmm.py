@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from sparsec.pattern import Pattern
+from sparsec.targets.cost import epilogue_cycles, tile_cycles
 from sparsec.targets.kernels.builder import Kernel, prim_func
-from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish
+from sparsec.targets.kernels.epilogue import extra_pointers, finish
 from sparsec.targets.kernels.panel_visits import block_of_inner, chunk_of_rows, run_time_sizes
 from sparsec.targets.target import Packing, Problem, Target
 
@@ -53,9 +54,9 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     steps = -(-problem.inner // config["m"]) * config["n"] * problem.rows / rows
     per_step = parts * rows * max(vectors + 1.5, vectors) / 2
     visits = -(-problem.inner // config["block"]) * problem.rows / rows * parts
-    out = problem.rows * problem.panel / target.lanes * epilogue_cost(problem)
+    out = problem.rows * problem.panel / target.lanes * epilogue_cycles(problem)
     chunks = -(-problem.rows // config["chunk"])
-    traffic = chunks * problem.inner * problem.panel * 4 / target.l2_bytes
+    traffic = chunks * tile_cycles(problem.inner * problem.panel, target)
     return panels * (steps * per_step + visits * (4 + 1.5 * rows * vectors) + out + traffic)
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from sparsec.targets.cost import epilogue_cycles, step_cycles, tile_cycles, visit_cycles
 from sparsec.targets.kernels.builder import Kernel, prim_func
-from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish
+from sparsec.targets.kernels.epilogue import extra_pointers, finish
 from sparsec.targets.kernels.row_packing import Columns, Grouping, Weight, pack_rows
-from sparsec.targets.kernels.row_visits import POINTERS, RowVisits, Tile, step_cycles, visit_cycles
+from sparsec.targets.kernels.row_visits import POINTERS, RowVisits, Tile
 from sparsec.targets.target import Packing, Problem, Target
 
 
@@ -123,9 +124,9 @@ def predict(
     panels = -(-(problem.columns or problem.panel) // problem.panel)
     group, vectors = config["group"], config["vectors"]
     parts = problem.panel // (vectors * target.lanes)
-    per_step = parts * step_cycles(group, vectors, bool(config["shared"]))
+    per_step = parts * step_cycles(group, vectors, bool(config["shared"]), target)
     per_visit = parts * visit_cycles(group, vectors)
-    out = problem.rows * problem.panel / target.lanes * epilogue_cost(problem)
+    out = problem.rows * problem.panel / target.lanes * epilogue_cycles(problem)
     chunks = -(-problem.rows // config["chunk"])
-    traffic = chunks * problem.inner * problem.panel * 4 / target.l2_bytes
+    traffic = chunks * tile_cycles(problem.inner * problem.panel, target)
     return panels * (steps * per_step + visits * per_visit + out + traffic)

@@ -17,6 +17,7 @@ import numpy as np
 
 from sparsec.expr import Arg, Expr, Scalar, call
 from sparsec.ir import RecurrentAttrs
+from sparsec.targets.cost import stream_cycles
 from sparsec.targets.kernels import math
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.target import Target
@@ -78,9 +79,7 @@ def scratch_floats(shape: Shape, target: Target) -> int:
 def predict(shape: Shape, steps: int, batch: int, target: Target) -> float:
     """Cycles: every tile streams the weight once a step, or multiplies, whichever takes longer."""
     elements = shape.hidden * padded(shape.hidden, target) * GATES[shape.attrs.kind]
-    rate = target.l2_bytes if 4 * elements < target.l2 else target.l3_bytes
-    rate = target.dram_bytes if 4 * elements > target.l3 else rate
-    stream = 4 * elements / rate
+    stream = stream_cycles(4 * elements, target)
     compute = shape.sequences * elements / target.lanes * 0.6
     gates = shape.sequences * padded(shape.hidden, target) / target.lanes * 100
     return steps * -(-batch // shape.sequences) * (max(stream, compute) + gates)

@@ -136,19 +136,3 @@ class RowVisits:
             for v in range(wide):
                 operand = shared[v] if self.shared else k.vector(tile.buffer, tile.base + offset + lanes[v])
                 k.assign(registers, r * wide + v, registers[r * wide + v] + value * operand)
-
-
-def step_cycles(group: int, vectors: int, shared: bool) -> float:
-    """Cycles of one step: two vector loads and two multiply-adds a cycle, four for a sum to be ready."""
-    columns = 1 if shared else group
-    loads = columns * vectors + group + 0.5 * columns
-    return max(loads / 2, group * vectors / 2, 4.0)
-
-
-def visit_cycles(group: int, vectors: int) -> float:
-    """Cycles of a visit beside its steps.
-
-    The accumulators' way in and out plus a pipeline refill, measured at 28 cycles for 8
-    accumulators on Zen 3.
-    """
-    return 10 + 2.2 * group * vectors

@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from sparsec.targets.cost import epilogue_cycles, step_cycles, stream_cycles, tile_cycles, visit_cycles
 from sparsec.targets.geometry import Geometry
 from sparsec.targets.kernels.builder import Kernel, prim_func
-from sparsec.targets.kernels.epilogue import epilogue_cost, extra_pointers, finish
+from sparsec.targets.kernels.epilogue import extra_pointers, finish
 from sparsec.targets.kernels.image_moves import ImageMoves
 from sparsec.targets.kernels.image_window import ImageWindow
 from sparsec.targets.kernels.row_packing import Columns, Grouping, Weight, pack_rows
-from sparsec.targets.kernels.row_visits import POINTERS, RowVisits, Tile, step_cycles, visit_cycles
+from sparsec.targets.kernels.row_visits import POINTERS, RowVisits, Tile
 from sparsec.targets.kernels.window import Window
 from sparsec.targets.kernels.window_moves import WindowMoves
 from sparsec.targets.target import Packing, Problem, Target
@@ -291,14 +292,15 @@ def predict(
     group, (down, across) = config["group"], window.tiles
     tiles = down * across * window.repeats
     parts = parts_of(window, config["vectors"])
-    per_step = sum(step_cycles(group, round(v * window.turns), bool(config["shared"])) for v in parts)
+    per_step = sum(step_cycles(group, round(v * window.turns), bool(config["shared"]), target) for v in parts)
     per_visit = sum(visit_cycles(group, v) for v in parts)
-    out = problem.rows * (window.store_cycles(target, problem.rows) + window.vectors * epilogue_cost(problem))
+    out = problem.rows * (
+        window.store_cycles(target, problem.rows) + window.vectors * epilogue_cycles(problem)
+    )
     staged = window.geometry.channels * window.staging_cycles(target)
     chunks = -(-problem.rows // config["chunk"])
-    rate = target.l2_bytes if weight_bytes < target.l2 / 2 else target.l3_bytes
     work = steps * per_step + visits * per_visit + _rest_cycles(problem, target, config, visits)
-    cycles = tiles * (max(work, weight_bytes / rate) + out + chunks * staged)
+    cycles = tiles * (max(work, stream_cycles(weight_bytes, target)) + out + chunks * staged)
     return cycles * (_UNSURE if window.images else 1.0)
 
 
@@ -309,4 +311,4 @@ def _rest_cycles(problem: Problem, target: Target, config: Mapping[str, int], vi
     if blocks == 1 or _resting(problem, config) * window.line * 4 < target.l1 // 4:
         return 0.0
     moved = min(visits * config["group"], blocks * problem.rows) * (blocks - 1) / blocks
-    return 2 * moved * window.line * 4 / target.l2_bytes
+    return 2 * moved * tile_cycles(window.line, target)
