@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from sparsec.errors import ArtifactError
+from sparsec.errors import ArtifactError, ConfigError
 
 #: how the names begin that files have until they are whole
 PREFIX = ".sparsec-"
@@ -86,3 +86,15 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+def folder_of(path: Path) -> Path:
+    """The folder a file is to be written to.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ConfigError(f"{path}: there is no folder {folder}")
+    return folder

@@ -23,10 +23,11 @@ from sparsec.commands.options import (
     Threads,
     parse_shapes,
 )
-from sparsec.commands.output import console, folder_of, print_json
+from sparsec.commands.output import console, print_json
 from sparsec.commands.watch import watched
 from sparsec.config import settings
 from sparsec.errors import ConfigError
+from sparsec.runtime.files import folder_of
 
 if TYPE_CHECKING:
     from sparsec.bench import LayerTime

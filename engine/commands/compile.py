@@ -10,8 +10,9 @@ import typer
 
 from sparsec.commands.models import compile_to
 from sparsec.commands.options import Calibrate, Dense, Json, OnnxPath, Quiet, Shapes, TargetName
-from sparsec.commands.output import console, folder_of, print_json
+from sparsec.commands.output import console, print_json
 from sparsec.commands.watch import watched
+from sparsec.runtime.files import folder_of
 
 
 def compile_command(

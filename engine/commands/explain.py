@@ -72,7 +72,8 @@ def explain_command(
     if pruning is not None and calibrate is not None:
         raise ConfigError("--calibrate does not go with --prune: nobody knows a pruned model's activations")
     if html is not None:
-        from sparsec.html_report.page import check, folder_of
+        from sparsec.html_report.page import check
+        from sparsec.runtime.files import folder_of
 
         check()
         folder_of(html)

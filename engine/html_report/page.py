@@ -11,6 +11,7 @@ from sparsec.errors import ConfigError
 from sparsec.explain import bytes_text, reason_of, shape_text
 from sparsec.html_report import charts, graph_list
 from sparsec.measure import spelled
+from sparsec.runtime.files import folder_of
 from sparsec.summary import Times, is_open, next_speed_up, number, open_sizes, shares_of, times_of, totals_of
 
 Report = Mapping[str, Any]
@@ -32,18 +33,6 @@ def write(path: Path, report: Report, title: str) -> None:
     text = page(report, title)
     with replacing(path) as file:
         file.write(text.encode())
-
-
-def folder_of(path: Path) -> Path:
-    """The folder a file is to be written to.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise ConfigError(f"{path}: there is no folder {folder}")
-    return folder
 
 
 def page(report: Report, title: str) -> str:

@@ -76,8 +76,8 @@ class Measurer:
             timer.daemon = True
             timer.start()
             try:
-                send(process.stdin, message)  # type: ignore[arg-type]
-                answer = receive(process.stdout)  # type: ignore[arg-type]
+                send(process.stdin, message)
+                answer = receive(process.stdout)
             finally:
                 timed_out = not timer.is_alive()
                 timer.cancel()

@@ -14,7 +14,7 @@ import struct
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -124,7 +124,7 @@ def _agree(wanted: list[Array], found: list[Array]) -> bool:
                for w, f in pairs)  # fmt: skip
 
 
-def serve(source: BinaryIO, sink: BinaryIO) -> None:
+def serve(source: IO[bytes], sink: IO[bytes]) -> None:
     """Answer until the input ends."""
     bench: Bench | None = None
     while (message := receive(source)) is not None:
@@ -148,14 +148,14 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0][:200]
 
 
-def send(sink: BinaryIO, message: Any) -> None:
+def send(sink: IO[bytes], message: Any) -> None:
     """Write one message."""
     data = pickle.dumps(message)
     sink.write(struct.pack("<Q", len(data)) + data)
     sink.flush()
 
 
-def receive(source: BinaryIO) -> Any:
+def receive(source: IO[bytes]) -> Any:
     """Read one message, None at the end."""
     head = source.read(8)
     if len(head) < 8:
