@@ -1,5 +1,7 @@
-/* Threads of one model.  A step's tiles are handed out in contiguous grains; whoever computes a
- * tile computes all of it, so results do not depend on the number of threads.
+/* Threads of one model.  Every thread begins with its own contiguous share of a step's tiles, the
+ * same in every step, so that what it wrote lies in its own caches; who is done helps the others,
+ * a grain at a time.  Whoever computes a tile computes all of it, so results do not depend on the
+ * number of threads.
  *
  * Workers spin a moment after each job, then sleep.  Nobody waits for a sleeper: a worker that
  * wakes after the job was closed finds the gate shut and goes back. */
@@ -34,6 +36,12 @@ struct helper {
     atomic_bool sent; /* kept off the caller's core until it runs */
 };
 
+/* A share's tiles still to be handed out; on a cache line of its own. */
+struct share {
+    _Alignas(64) atomic_llong next;
+    int64_t end;
+};
+
 struct pool {
     atomic_flag taken;
     pthread_mutex_t lock;
@@ -55,7 +63,7 @@ struct pool {
     int64_t grain;
     atomic_int failed;
     struct failure failure;
-    _Alignas(64) atomic_llong next;
+    struct share shares[MAXIMUM_THREADS]; /* the caller's, then the helpers' */
 };
 
 static atomic_uint forks;
@@ -111,12 +119,14 @@ static void report(struct pool *pool, const struct failure *failure) {
     if (atomic_compare_exchange_strong(&pool->failed, &expected, 1)) pool->failure = *failure;
 }
 
-static void run_grains(struct pool *pool, const struct call *call, TVMFFIAny *arguments) {
+static void run_share(struct pool *pool, struct share *share, TVMFFIAny *arguments) {
+    const struct call *call = pool->call;
     struct failure failure;
     while (!atomic_load_explicit(&pool->failed, memory_order_relaxed)) {
-        int64_t begin = atomic_fetch_add(&pool->next, pool->grain);
-        if (begin >= call->tiles) return;
-        int64_t end = begin + pool->grain < call->tiles ? begin + pool->grain : call->tiles;
+        if (atomic_load_explicit(&share->next, memory_order_relaxed) >= share->end) return;
+        int64_t begin = atomic_fetch_add(&share->next, pool->grain);
+        if (begin >= share->end) return;
+        int64_t end = begin + pool->grain < share->end ? begin + pool->grain : share->end;
         TVMFFIAny result = {0};
         set_tiles(call, arguments, begin, end);
         if (call->kernel(NULL, arguments, call->count, &result) == 0) continue;
@@ -125,7 +135,8 @@ static void run_grains(struct pool *pool, const struct call *call, TVMFFIAny *ar
     }
 }
 
-static void take_part(struct pool *pool, struct worker *worker, TVMFFIAny *arguments) {
+/* ``own`` is the number of the thread's own share. */
+static void take_part(struct pool *pool, int own, struct worker *worker, TVMFFIAny *arguments) {
     const struct call *call = pool->call;
     struct failure failure;
     int64_t shape = call->scratch_shape;
@@ -138,7 +149,8 @@ static void take_part(struct pool *pool, struct worker *worker, TVMFFIAny *argum
     scratch.data = worker->scratch.data;
     scratch.shape = &shape;
     prepare_arguments(call, &scratch, arguments);
-    run_grains(pool, call, arguments);
+    int shares = pool->invited + 1;
+    for (int i = 0; i < shares; i++) run_share(pool, &pool->shares[(own + i) % shares], arguments);
 }
 
 static bool enter_gate(struct pool *pool) {
@@ -214,7 +226,8 @@ static void *helper_main(void *argument) {
     workspace_enter(&helper->worker.workspace);
     while (!atomic_load(&pool->stop)) {
         if (enter_gate(pool)) {
-            if (helper->index < pool->invited) take_part(pool, &helper->worker, helper->arguments);
+            if (helper->index < pool->invited)
+                take_part(pool, helper->index + 1, &helper->worker, helper->arguments);
             atomic_fetch_sub(&pool->gate, 1);
         }
         atomic_store(&helper->core, core_now());
@@ -276,17 +289,24 @@ static void close_gate(struct pool *pool) {
     }
 }
 
+static void share_out(struct pool *pool, int64_t tiles, int shares) {
+    int64_t grains = (int64_t)shares * GRAINS_PER_THREAD;
+    pool->grain = tiles / grains > 0 ? tiles / grains : 1;
+    for (int i = 0; i < shares; i++) {
+        atomic_store_explicit(&pool->shares[i].next, tiles * i / shares, memory_order_relaxed);
+        pool->shares[i].end = tiles * (i + 1) / shares;
+    }
+}
+
 int pool_run(struct pool *pool, struct worker *caller, const struct call *call, int helpers, struct failure *failure) {
     start_helpers(pool, helpers);
-    int64_t shares = ((int64_t)helpers + 1) * GRAINS_PER_THREAD;
     pool->call = call;
     pool->invited = helpers;
-    pool->grain = call->tiles / shares > 0 ? call->tiles / shares : 1;
-    atomic_store(&pool->next, 0);
+    share_out(pool, call->tiles, helpers + 1);
     atomic_store(&pool->failed, 0);
     atomic_store(&pool->gate, OPEN);
     wake_all(pool);
-    take_part(pool, caller, pool->arguments);
+    take_part(pool, 0, caller, pool->arguments);
     close_gate(pool);
     if (!atomic_load(&pool->failed)) return 0;
     *failure = pool->failure;
