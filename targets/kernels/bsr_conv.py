@@ -46,6 +46,8 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
 
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
-    """Every element of a stored group, and one 16-bit offset a group."""
+    """Every element of a stored group, and one offset a group."""
     steps = group_steps(pattern, config["group"])
-    return int(steps * (4 * config["group"] + 2)) + 8 * problem.rows
+    return window_visits.stored_bytes(
+        problem, config, target, steps * config["group"], steps, 4 * problem.rows
+    )

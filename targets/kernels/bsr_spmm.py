@@ -61,8 +61,9 @@ def group_steps(pattern: Pattern, group: int) -> float:
 
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
-    """Every element of a stored group, and one 16-bit offset a group."""
-    return int(group_steps(pattern, config["group"]) * (4 * config["group"] + 2)) + 8 * problem.rows
+    """Every element of a stored group, and one offset a group."""
+    steps = group_steps(pattern, config["group"])
+    return panel_visits.stored_bytes(problem, config, steps * config["group"], steps, 4 * problem.rows)
 
 
 def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:

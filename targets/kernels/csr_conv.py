@@ -38,9 +38,10 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
 
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
-    """A value and a 16-bit offset for every nonzero, and the rows of every visit."""
+    """A value and an offset for every nonzero, and the rows of every visit."""
     visits = min(_blocks(problem, config) * problem.rows, pattern.nonzeros + problem.rows)
-    return int(6.1 * pattern.nonzeros) + 4 * visits
+    stored = 1.02 * pattern.nonzeros
+    return window_visits.stored_bytes(problem, config, target, stored, stored, visits)
 
 
 def _blocks(problem: Problem, config: Mapping[str, int]) -> int:

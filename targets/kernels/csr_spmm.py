@@ -40,9 +40,11 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
 
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
-    """A value and a 16-bit offset for every nonzero, and the rows of every visit."""
+    """A value and an offset for every nonzero, and the rows of every visit."""
     blocks = -(-problem.inner // config["block"])
-    return int(6.1 * pattern.nonzeros) + 4 * min(blocks * problem.rows, pattern.nonzeros + problem.rows)
+    visits = min(blocks * problem.rows, pattern.nonzeros + problem.rows)
+    stored = 1.02 * pattern.nonzeros
+    return panel_visits.stored_bytes(problem, config, stored, stored, visits)
 
 
 def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:

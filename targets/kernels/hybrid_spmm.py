@@ -21,8 +21,8 @@ from sparsec.targets.cost import epilogue_cycles, step_cycles, tile_cycles, visi
 from sparsec.targets.kernels import panel_visits
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import extra_pointers
-from sparsec.targets.kernels.row_packing import Columns, Grouping, Weight, pack_rows
-from sparsec.targets.kernels.row_visits import POINTERS, RowVisits, Tile
+from sparsec.targets.kernels.row_packing import Columns, Grouping, Weight, pack_rows, pointers, row_type
+from sparsec.targets.kernels.row_visits import RowVisits, Tile
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "hybrid_spmm"
@@ -126,7 +126,7 @@ def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target
     found = 0.0
     for part, (_, _, steps, visits) in _work(problem, pattern, config).items():
         group, _, shared = _visit(part, config)
-        found += steps * (4 * group + 2 * (1 if shared else group)) + 4 * visits * group
+        found += steps * (4 * group + 2 * (1 if shared else group)) + 2 * visits * group
     return int(found)
 
 
@@ -204,7 +204,7 @@ def _pack_part(
         return {}, 0
     offsets = np.arange(problem.inner) % _reach(problem) * problem.panel
     arrays, chunks = pack_rows(weight[part.rows], grouping, Columns(part.blocks, offsets))
-    arrays["rows"] = part.rows[arrays["rows"]].astype(np.int32)
+    arrays["rows"] = part.rows[arrays["rows"]].astype(row_type(problem.rows))
     arrays["bases"] = np.array(part.bases, np.int32) * problem.panel
     return arrays, chunks
 
@@ -254,9 +254,10 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
 
             panel_visits.whole_or_first_vector(k, problem, number, run)
 
-    packed = [(f"{label}_{n}", dtype) for label in nests for n, dtype in (*POINTERS, ("bases", "int32"))]
-    pointers = [("x", "float32"), *packed, *extra_pointers(problem), ("y", "float32")]
-    return prim_func(name, target.lanes, pointers, panel_visits.run_time_sizes(problem), body)
+    stored = [*pointers(problem.rows, scale=1), ("bases", "int32")]
+    packed = [(f"{label}_{n}", dtype) for label in nests for n, dtype in stored]
+    parameters = [("x", "float32"), *packed, *extra_pointers(problem), ("y", "float32")]
+    return prim_func(name, target.lanes, parameters, panel_visits.run_time_sizes(problem), body)
 
 
 def _nest(label: str, problem: Problem, config: Mapping[str, int], target: Target) -> RowVisits:

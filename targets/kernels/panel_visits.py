@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from sparsec.targets.cost import epilogue_cycles, step_cycles, tile_cycles, visit_cycles
+from sparsec.targets.kernels import row_packing
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import extra_pointers, finish
-from sparsec.targets.kernels.row_packing import Columns, Grouping, Weight, pack_rows
-from sparsec.targets.kernels.row_visits import POINTERS, RowVisits, Tile
+from sparsec.targets.kernels.row_packing import Columns, Grouping, Weight, byte_scale, pack_rows, pointers
+from sparsec.targets.kernels.row_visits import RowVisits, Tile
 from sparsec.targets.target import Packing, Problem, Target
 
 
@@ -38,10 +39,22 @@ def pack(weight: Weight, problem: Problem, config: Mapping[str, int]) -> Packing
     columns = Columns(
         tuple(inner[start : start + config["block"]] for start in cuts),
         inner % config["block"] * problem.panel,
+        _scale(problem, config),
     )
     grouping = Grouping(config["group"], config["chunk"], bool(config["shared"]))
     arrays, chunks = pack_rows(weight, grouping, columns)
     return Packing(arrays, chunks, tuple(sorted({**config, "chunks": chunks}.items())))
+
+
+def _scale(problem: Problem, config: Mapping[str, int]) -> int:
+    return byte_scale(problem.panel, config["block"])
+
+
+def stored_bytes(
+    problem: Problem, config: Mapping[str, int], values: float, offsets: float, visits: float
+) -> int:
+    """What a weight takes with so many values, offsets and visited rows."""
+    return row_packing.stored_bytes(problem.rows, _scale(problem, config), values, offsets, visits)
 
 
 def run_time_sizes(problem: Problem) -> tuple[str, ...]:
@@ -95,6 +108,7 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     nest = RowVisits(
         problem.rows, config["group"], bool(config["shared"]), config["chunks"],
         -(-problem.inner // config["block"]), (vectors,) * (panel // (vectors * target.lanes)),
+        scale=_scale(problem, config),
     )  # fmt: skip
 
     def blocks(k: Kernel, nest: RowVisits, registers: Any, x: Any, y: Any, chunk: Any) -> None:
@@ -113,8 +127,9 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
                 lambda parts: blocks(k, replace(nest, parts=parts or nest.parts), registers, x, y, chunk),
             )  # fmt: skip
 
-    pointers = [("x", "float32"), *POINTERS, *extra_pointers(problem), ("y", "float32")]
-    return prim_func(name, target.lanes, pointers, run_time_sizes(problem), body)
+    packed = pointers(problem.rows, nest.scale)
+    parameters = [("x", "float32"), *packed, *extra_pointers(problem), ("y", "float32")]
+    return prim_func(name, target.lanes, parameters, run_time_sizes(problem), body)
 
 
 def predict(

@@ -1,9 +1,9 @@
 """row_packing: the arrays that row_visits reads.
 
-``values`` [steps, R]; ``offsets`` uint16 [steps, R or 1], element offsets into the tile of X;
-``rows`` int32 [groups, R]; ``runs`` int32 [runs, 4]: steps a visit, visits, first step, first
-group; ``cells`` int32: first run of each (chunk, block); ``tails`` int32 [blocks, 2]: first step
-and steps of the M % R rows left over.
+``values`` [steps, R]; ``offsets`` [steps, R or 1] into the tile of X, uint16 in elements or uint8 in
+multiples of a scale; ``rows`` uint16 (int32 where there are more than 65536) [groups, R]; ``runs``
+int32 [runs, 4]: steps a visit, visits, first step, first group; ``cells`` int32: first run of each
+(chunk, block); ``tails`` int32 [blocks, 2]: first step and steps of the M % R rows left over.
 """
 
 from __future__ import annotations
@@ -30,11 +30,42 @@ class Grouping:
 class Columns:
     """Where a kernel finds the inner dimension: the indices of each block, and each one's offset.
 
-    ``offsets`` [K] are element offsets into the tile of X of the index's block, below 65536.
+    ``offsets`` [K] are element offsets into the tile of X of the index's block, below 65536; above
+    a ``scale`` of 1 they are multiples of it, below 256 times the scale.
     """
 
     blocks: tuple[Weight, ...]
     offsets: Weight
+    scale: int = 1
+
+
+def byte_scale(step: int, count: int) -> int:
+    """The scale for ``count`` offsets that are multiples of ``step``: 1 where a byte cannot hold them."""
+    return step if count <= 256 else 1
+
+
+def offset_type(scale: int) -> str:
+    """The dtype of offsets."""
+    return "uint8" if scale > 1 else "uint16"
+
+
+def row_type(rows: int) -> str:
+    """The dtype of row numbers of a weight of so many rows."""
+    return "uint16" if rows <= 1 << 16 else "int32"
+
+
+def pointers(rows: int, scale: int) -> list[tuple[str, str]]:
+    """The pointer parameters that hold a packed weight, in order."""
+    return [
+        ("values", "float32"), ("offsets", offset_type(scale)), ("rows", row_type(rows)), ("runs", "int32"),
+        ("cells", "int32"), ("tails", "int32"),
+    ]  # fmt: skip
+
+
+def stored_bytes(rows: int, scale: int, values: float, offsets: float, visits: float) -> int:
+    """What a weight takes with so many values, offsets and visited rows."""
+    widths = (np.dtype(t).itemsize for t in ("float32", offset_type(scale), row_type(rows)))
+    return int(sum(width * count for width, count in zip(widths, (values, offsets, visits), strict=True)))
 
 
 @dataclass(slots=True)
@@ -54,20 +85,19 @@ def pack_rows(weight: Weight, grouping: Grouping, columns: Columns) -> tuple[dic
     """The arrays of ``weight[M, K]``, and the number of chunks."""
     rows = weight.shape[0]
     whole = rows // grouping.group * grouping.group
+    places = columns.offsets // columns.scale
     chunks = max(1, -(-whole // grouping.chunk))
     store = _Store()
     for chunk in range(chunks):
         first, last = chunk * grouping.chunk, min((chunk + 1) * grouping.chunk, whole)
         for number, block in enumerate(columns.blocks):
             edge = number in (0, len(columns.blocks) - 1)
-            _pack_cell(store, weight[first:last, block], columns.offsets[block], first, grouping, edge)
-    tails = [
-        _pack_tail(store, weight[whole:, block], columns.offsets[block], grouping) for block in columns.blocks
-    ]
+            _pack_cell(store, weight[first:last, block], places[block], first, grouping, edge)
+    tails = [_pack_tail(store, weight[whole:, block], places[block], grouping) for block in columns.blocks]
     arrays = {
         "values": _joined(store.values, np.float32),
-        "offsets": _joined(store.offsets, np.uint16),
-        "rows": _joined(store.rows, np.int32),
+        "offsets": _joined(store.offsets, offset_type(columns.scale)),
+        "rows": _joined(store.rows, row_type(rows)),
         "runs": _joined(store.runs, np.int32),
         "cells": np.array(store.cells, np.int32),
         "tails": np.array(tails, np.int32).reshape(-1),

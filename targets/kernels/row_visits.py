@@ -18,12 +18,6 @@ from typing import Any, Protocol
 
 from sparsec.targets.kernels.builder import Kernel
 
-#: the pointer parameters that hold a packed weight, in order
-POINTERS = [
-    ("values", "float32"), ("offsets", "uint16"), ("rows", "int32"), ("runs", "int32"),
-    ("cells", "int32"), ("tails", "int32"),
-]  # fmt: skip
-
 
 class Rest(Protocol):
     """Where the accumulators of a row rest between blocks, and what becomes of them at last."""
@@ -58,7 +52,7 @@ class RowVisits:
     """The settings of one kernel.
 
     ``parts`` are the vectors held at a time, one pass each; ``steps`` where each vector begins in
-    the tile of X, in elements (empty: one after the other).
+    the tile of X, in elements (empty: one after the other); ``scale``: see row_packing.
     """
 
     rows: int
@@ -68,6 +62,7 @@ class RowVisits:
     blocks: int
     parts: tuple[int, ...]
     steps: tuple[int, ...] = ()
+    scale: int = 1
 
     @property
     def accumulators(self) -> int:
@@ -127,12 +122,16 @@ class RowVisits:
     def _step(self, k: Kernel, registers: Any, tile: Tile, step: Any, rows: int, lanes: list[int]) -> None:
         wide = len(lanes)
         if self.shared:
-            offset = k.bind(k.cast64(k["offsets"][step]))
+            offset = k.bind(self._offset(k, step))
             shared = [k.bind(k.vector(tile.buffer, tile.base + offset + at)) for at in lanes]
         for r in range(rows):
             value = k.bind(k.splat(k["values"][step * self.group + r]))
             if not self.shared:
-                offset = k.bind(k.cast64(k["offsets"][step * self.group + r]))
+                offset = k.bind(self._offset(k, step * self.group + r))
             for v in range(wide):
                 operand = shared[v] if self.shared else k.vector(tile.buffer, tile.base + offset + lanes[v])
                 k.assign(registers, r * wide + v, registers[r * wide + v] + value * operand)
+
+    def _offset(self, k: Kernel, at: Any) -> Any:
+        stored = k.cast64(k["offsets"][at])
+        return stored * self.scale if self.scale > 1 else stored

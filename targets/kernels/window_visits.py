@@ -16,12 +16,13 @@ import numpy as np
 
 from sparsec.targets.cost import epilogue_cycles, step_cycles, stream_cycles, tile_cycles, visit_cycles
 from sparsec.targets.geometry import Geometry
+from sparsec.targets.kernels import row_packing
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import extra_pointers, finish
 from sparsec.targets.kernels.image_moves import ImageMoves
 from sparsec.targets.kernels.image_window import ImageWindow
-from sparsec.targets.kernels.row_packing import Columns, Grouping, Weight, pack_rows
-from sparsec.targets.kernels.row_visits import POINTERS, RowVisits, Tile
+from sparsec.targets.kernels.row_packing import Columns, Grouping, Weight, byte_scale, pack_rows, pointers
+from sparsec.targets.kernels.row_visits import RowVisits, Tile
 from sparsec.targets.kernels.window import Window
 from sparsec.targets.kernels.window_moves import WindowMoves
 from sparsec.targets.target import Packing, Problem, Target
@@ -159,8 +160,22 @@ def pack(weight: Weight, problem: Problem, config: Mapping[str, int], target: Ta
     offsets = place * window.size + taps[tap]
     blocks = tuple(np.flatnonzero(block == b) for b in range(-(-g.channels // config["channels"])))
     grouping = Grouping(config["group"], config["chunk"], bool(config["shared"]))
-    arrays, chunks = pack_rows(weight, grouping, Columns(blocks, offsets))
+    arrays, chunks = pack_rows(weight, grouping, Columns(blocks, offsets, _scale(window, config)))
     return Packing(arrays, *finished(window, config, chunks))
+
+
+def _scale(window: AnyWindow, config: Mapping[str, int]) -> int:
+    """One tap: offsets are whole windows."""
+    alone = window.geometry.kernel == (1, 1) and window.offset(0, 0) == 0
+    return byte_scale(window.size, config["channels"]) if alone else 1
+
+
+def stored_bytes(
+    problem: Problem, config: Mapping[str, int], target: Target, values: float, offsets: float, visits: float
+) -> int:
+    """What a weight takes with so many values, offsets and visited rows."""
+    scale = _scale(window_of(problem, config, target), config)
+    return row_packing.stored_bytes(problem.rows, scale, values, offsets, visits)
 
 
 def finished(
@@ -247,7 +262,7 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     blocks = -(-g.channels // channels)
     nest = RowVisits(
         problem.rows, config["group"], bool(config["shared"]), config["row_chunks"], blocks,
-        parts_of(window, config["vectors"]), window.steps,
+        parts_of(window, config["vectors"]), window.steps, _scale(window, config),
     )  # fmt: skip
 
     def body(k: Kernel) -> None:
@@ -265,8 +280,9 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
                 moves.stage(k, k["x"], source, count, k.scratch, 0, corner)
                 nest.cell(k, registers, Tile(k.scratch, 0, rest), chunk, block, (first, last))
 
-    pointers = [("x", "float32"), *POINTERS, *extra_pointers(problem), ("y", "float32")]
-    return prim_func(name, target.lanes, pointers, run_time_sizes(problem), body)
+    packed = pointers(problem.rows, nest.scale)
+    parameters = [("x", "float32"), *packed, *extra_pointers(problem), ("y", "float32")]
+    return prim_func(name, target.lanes, parameters, run_time_sizes(problem), body)
 
 
 def run_time_sizes(problem: Problem) -> tuple[str, ...]:
