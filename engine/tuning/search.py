@@ -2,7 +2,7 @@
 
 First every layer's default and its dense kernel, the costliest layers first.  Then, best-first: the trial
 that would save most if it ran as its prediction says, scaled by how the kernel's other trials of this layer
-compared with theirs.  Last, each winner is measured again: it must beat the default by more than noise.
+compared with theirs.  Last, each winner is measured again a few times: it must beat the default by more than noise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ _HOPE = 0.75
 #: what a further trial must promise, as a share of the layers' time
 _WORTHWHILE = 0.002
 #: a winner must need less than this share of the default's time
-_CLEARLY = 0.985
+_CLEARLY = 0.97
+#: measurements that a winner must have, its median counting, and how many may be spent on a layer's
+_CONFIRMED, _ATTEMPTS = 4, 12
 
 #: called with a line about the trial, trials done, and the share of the budget that is spent
 Progress = Callable[[str, int, float], None]
@@ -168,11 +170,11 @@ class Search:
         """Measure a winner again, so that luck does not choose it."""
         if state.base is None:
             return
-        for _ in range(3):
+        for _ in range(_ATTEMPTS):
             times = self.records.times(state.layer.task)
             key = min(times, key=lambda k: times[k])
             counted = sum((r.kernel, r.config) == key for r in self.records.by_task[state.layer.task])
-            if key == (state.default.kernel, state.default.config) or counted > 1:
+            if key == (state.default.kernel, state.default.config) or counted >= _CONFIRMED:
                 return
             self._measure(state, Trial(*key, times[key]))
 

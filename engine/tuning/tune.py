@@ -12,9 +12,9 @@ from sparsec.compiler import ANALYSIS
 from sparsec.config import settings
 from sparsec.errors import ConfigError
 from sparsec.frontends import import_model
+from sparsec.targets.named import target_named
 from sparsec.targets.processor import this_processor
 from sparsec.targets.target import Target
-from sparsec.targets.x86 import target_named
 from sparsec.tuning.measurer import Measurer
 from sparsec.tuning.records import Records
 from sparsec.tuning.search import Budget, Progress, Search, chosen
