@@ -2,7 +2,7 @@
 
     python benchmarks/choices.py                      what is not in the results file yet
     python benchmarks/choices.py --every 8 --again    one problem in eight, measured anew
-    python benchmarks/choices.py --worse 1.1          again those whose choice was that far from the best
+    python benchmarks/choices.py --worse 1.1          again those that a noisy moment may have spoiled
     python benchmarks/choices.py --show               the summary of the results file
 
 Problems: every DLMC and SkimCaffe matrix of the shared data folder (random values where a file has
@@ -11,8 +11,8 @@ none), and some of their shapes pruned as blocks, N:M, with hub rows and with de
 in a process of its own; results are checked against each other there.  A choice is good if no candidate
 is faster by more than a tenth.
 
-What a tuner would choose from those times is then measured once more beside every candidate that came
-near it and the untuned choice; it is good if none is faster by more than 5 % and 2 us.
+What a tuner would choose from those times is then measured beside every candidate that came near it
+and the untuned choice, three times; it is good if none is faster by more than 5 % and 2 us.
 
 Results: ``benchmarks/results/choices-<cpu>.json`` and a table beside it.
 """
@@ -22,121 +22,31 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import numpy as np
 from machine import described, slug
-from matrices import Matrix, dlmc, skimcaffe
+from problems import COLUMNS, Problem, layer_of, problems
 from rich.progress import track
 from table import machine_line
 
-from sparsec import pipeline
-from sparsec.compiler import ANALYSIS
-from sparsec.frontends import import_model
-from sparsec.targets.x86 import native
+from sparsec.targets.named import native
 from sparsec.tuning.measurer import Measurer
 from sparsec.tuning.search import chosen
-from sparsec.tuning.tasks import Layer, Trial, layers_of
+from sparsec.tuning.tasks import Layer, Trial
 
 RESULTS = Path(__file__).parent / "results"
-COLUMNS = (1, 32, 256)
 #: a choice is good up to this many times the best, and never may be worse than the second
 GOOD, WORST = 1.10, 1.5
 #: a tuned choice is good up to this share, or this many microseconds, over the best
 TUNED_SHARE, TUNED_MICRO = 1.05, 2.0
 #: candidates up to this many times the best are measured beside the tuned choice
 NEAR = 1.3
-#: one shape in so many is also pruned in structured ways
-STRUCTURED = 12
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A matrix and how many columns it is multiplied by."""
-
-    matrix: Matrix
-    columns: int
-
-    @property
-    def name(self) -> str:
-        """What its result is found by."""
-        return f"{self.matrix.group}/{self.matrix.name} x {self.columns}"
-
-
-def problems() -> Iterator[Problem]:
-    """All of them."""
-    real = [*dlmc(), *skimcaffe()]
-    made = [shaped for one in real[::STRUCTURED] for shaped in structured(one)]
-    for matrix in [*real, *made]:
-        for columns in COLUMNS:
-            yield Problem(matrix, columns)
-
-
-def structured(one: Matrix) -> Iterator[Matrix]:
-    """The shape and sparsity of a matrix, its zeros in blocks, by N:M, in dead rows, or beside hub rows."""
-    for kind, keep in KINDS.items():
-        yield Matrix(kind, one.name, partial(_pruned, one, keep))
-
-
-def _pruned(one: Matrix, keep: Callable[[Any, float, Any], Any]) -> Any:
-    shape, density = one.make().shape, float(np.count_nonzero(one.make())) / one.make().size
-    random = np.random.default_rng(5)
-    weight = random.standard_normal(shape).astype(np.float32)
-    return np.where(keep(np.zeros(shape, bool), density, random), weight, 0).astype(np.float32)
-
-
-def _blocks(mask: Any, density: float, random: Any, high: int, wide: int) -> Any:
-    rows, columns = (-(-size // block) for size, block in zip(mask.shape, (high, wide), strict=True))
-    kept = random.random((rows, columns)) < density
-    return np.kron(kept, np.ones((high, wide), bool))[: mask.shape[0], : mask.shape[1]]
-
-
-def _groups(mask: Any, density: float, random: Any, m: int) -> Any:
-    n = max(1, round(density * m))
-    scores = random.random((mask.shape[0], -(-mask.shape[1] // m), m))
-    kept = np.argsort(scores, axis=2) < n
-    return kept.reshape(mask.shape[0], -1)[:, : mask.shape[1]]
-
-
-def _dead(mask: Any, density: float, random: Any) -> Any:
-    alive = random.random((mask.shape[0], 1)) < 0.5
-    return alive & (random.random(mask.shape) < min(1.0, 2 * density))
-
-
-def _hubs(mask: Any, density: float, random: Any) -> Any:
-    hub = random.random((mask.shape[0], 1)) < density / 4
-    return hub | (random.random(mask.shape) < 0.75 * density)
-
-
-KINDS: Mapping[str, Callable[[Any, float, Any], Any]] = {
-    "blocks 4x1": partial(_blocks, high=4, wide=1),
-    "blocks 16x1": partial(_blocks, high=16, wide=1),
-    "blocks 4x4": partial(_blocks, high=4, wide=4),
-    "n:4": partial(_groups, m=4),
-    "n:8": partial(_groups, m=8),
-    "dead rows": _dead,
-    "hub rows": _hubs,
-}
-
-
-def layer_of(problem: Problem) -> Layer:
-    """The problem as the one layer of a model."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    weight = np.ascontiguousarray(problem.matrix.make().T)
-    ports = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [problem.columns, size])
-        for name, size in zip("xy", weight.shape, strict=True)
-    ]
-    node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    graph = helper.make_graph([node], "g", ports[:1], ports[1:], [numpy_helper.from_array(weight, "w")])
-    imported = import_model(helper.make_model(graph))
-    [layer] = layers_of(pipeline.run(imported, native(), ANALYSIS), native(), "", 1)
-    return layer
+#: how often each pair is measured then, and how many candidates in turn may be the best
+AGAIN, SWITCHES = 3, 3
 
 
 def measure(problem: Problem, measurer: Measurer) -> dict[str, Any]:
@@ -163,21 +73,36 @@ def measure(problem: Problem, measurer: Measurer) -> dict[str, Any]:
 def tuned(
     layer: Layer, trials: Mapping[str, Trial], found: Mapping[str, Any], measurer: Measurer
 ) -> dict[str, Any]:
-    """What those times choose, and [its own, the other's] microseconds beside each that came near."""
+    """What those times choose, and [its own, the other's] microseconds beside each that came near.
+
+    Where one of these is faster after all, it is held against the rest in its turn.
+    """
     times = {name: one["measured"] / one["beside"] for name, one in found.items() if "measured" in one}
-    keys = {(name, trials[name].config): ratio for name, ratio in times.items()}
-    default = layer.trials[0]
-    best = chosen(keys, (default.kernel, default.config))
+    first = layer.trials[0]
+    best = chosen({(n, trials[n].config): t for n, t in times.items()}, (first.kernel, first.config))
     if best is None:
         return {}
-    other = replace(layer, trials=(trials[best[0]],))
-    beside = {}
-    for name, ratio in times.items():
-        if name != best[0] and (ratio < NEAR * keys[best] or name == default.kernel):
-            answer = measurer.measure(other, name, trials[name].config)
-            if answer.seconds and answer.default:
-                beside[name] = [round(answer.default * 1e6, 3), round(answer.seconds * 1e6, 3)]
-    return {"kernel": best[0], "beside": beside}
+    name, _ = best
+    beside: dict[str, list[float]] = {}
+    for _ in range(SWITCHES):
+        near = [n for n, t in times.items() if n != name and (t < NEAR * times[name] or n == first.kernel)]
+        beside = _beside(replace(layer, trials=(trials[name],)), [trials[n] for n in near], measurer)
+        faster = [n for n, (own, other) in beside.items() if other < 0.985 * own]
+        if not faster:
+            break
+        name = min(faster, key=lambda n: beside[n][1] / beside[n][0])
+    return {"kernel": name, "beside": beside}
+
+
+def _beside(layer: Layer, trials: list[Trial], measurer: Measurer) -> dict[str, list[float]]:
+    """[the layer's first trial's, the other's] microseconds, medians of a few measurements."""
+    found = {}
+    for trial in trials:
+        answers = [measurer.measure(layer, trial.kernel, trial.config) for _ in range(AGAIN)]
+        pairs = [(a.default * 1e6, a.seconds * 1e6) for a in answers if a.seconds and a.default]
+        if pairs:
+            found[trial.kernel] = [round(median(times), 3) for times in zip(*pairs, strict=True)]
+    return found
 
 
 def tuned_well(row: Mapping[str, Any]) -> bool:
@@ -256,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="one problem in N")
     parser.add_argument("--again", action="store_true", help="measure what the results file has, too")
-    parser.add_argument("--worse", type=float, metavar="X", help="measure those X times the best again")
+    parser.add_argument("--worse", type=float, metavar="X", help="again what took X times the best")
     parser.add_argument("--show", action="store_true", help="print the summary and end")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this long")
     options = parser.parse_args()
@@ -275,7 +200,9 @@ def _wanted(problem: Problem, rows: Mapping[str, Any], options: argparse.Namespa
     row = rows.get(problem.name)
     if row is None:
         return options.worse is None
-    return bool(options.again) or (options.worse is not None and regret(row)[0] > options.worse)
+    if options.worse is None:
+        return bool(options.again)
+    return regret(row)[0] > options.worse or not tuned_well(row)
 
 
 def _measure_all(wanted: list[Problem], rows: dict[str, Any], path: Path, about: Any, minutes: float) -> None:

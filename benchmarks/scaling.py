@@ -3,9 +3,9 @@
     python benchmarks/scaling.py                     writes results/scaling-<cpu>.json and .md
     python benchmarks/scaling.py --only bert_u90 ffn_512_u90 --rounds 100
 
-The two programs run in turns in one process; a round gives one ratio, of the
-medians of some calls; what is reported is the median over the rounds, with the quartiles beside it.  A round in which the host of a virtual machine
-took a core away is taken again.  Outputs must be the same bit by bit.
+The two programs run in turns in one process; a round gives one ratio, of the medians of some calls;
+what is reported is the median over the rounds, with the quartiles beside it.  A round in which the
+host of a virtual machine took a core away is taken again.  Outputs must be the same bit by bit.
 """
 
 from __future__ import annotations
