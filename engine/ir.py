@@ -160,9 +160,10 @@ class ElementwiseAttrs:
 
 @dataclass(frozen=True, slots=True)
 class LayerNormAttrs:
-    """``epsilon`` is added to the variance."""
+    """``epsilon`` is added to the variance; without ``centred`` to the mean square, and there is no beta."""
 
     epsilon: float
+    centred: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def _settings(attrs: Attrs) -> tuple[str, ...]:
     if isinstance(attrs, AttentionAttrs):
         return (f"heads={attrs.heads}", f"scale={attrs.scale:g}")
     if isinstance(attrs, LayerNormAttrs):
-        return (f"epsilon={attrs.epsilon:g}",)
+        return (f"epsilon={attrs.epsilon:g}", *(() if attrs.centred else ("root mean square",)))
     if isinstance(attrs, SoftmaxAttrs):
         return (f"axis={attrs.axis}", *(("log",) if attrs.log else ()))
     if isinstance(attrs, ReduceAttrs):

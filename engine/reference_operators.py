@@ -92,12 +92,12 @@ def _elementwise(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> A
 
 
 def _layer_norm(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
-    x, gamma, beta = arrays
-    centred = x - x.mean(axis=-1, keepdims=True)
+    attrs = cast(LayerNormAttrs, node.attrs)
+    x, gamma, *beta = arrays
+    centred = x - x.mean(axis=-1, keepdims=True) if attrs.centred else x
     variance = np.square(centred).mean(axis=-1, keepdims=True)
-    epsilon = np.asarray(cast(LayerNormAttrs, node.attrs).epsilon, x.dtype)
-    found: Array = centred / np.sqrt(variance + epsilon) * gamma + beta
-    return found
+    found: Array = centred / np.sqrt(variance + np.asarray(attrs.epsilon, x.dtype)) * gamma
+    return found + beta[0] if attrs.centred else found
 
 
 def _softmax(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:

@@ -243,14 +243,15 @@ def _merged_panels(n: Node, context: Context, panel: int) -> Any:
 def _layer_norm(n: Node, context: Context) -> Call:
     from sparsec.targets.kernels import normalize
 
-    epsilon = cast(LayerNormAttrs, n.attrs).epsilon
+    attrs = cast(LayerNormAttrs, n.attrs)
+    kind = "layer_norm" if attrs.centred else "rms_norm"
     features, panel = n.type.shape[-1], n.type.layout.panel
     inner: Size = panel or 1
     sizes = context.sizes
     tiles = panel_count(n.type, sizes) if panel else sizes.of(n.type.tokens)
     return kernel_call(
-        context, "layer_norm", (features, inner, epsilon),
-        lambda name: normalize.layer_norm(features, inner, epsilon, context.target, name),
+        context, kind, (features, inner, attrs.epsilon),
+        lambda name: getattr(normalize, kind)(features, inner, attrs.epsilon, context.target, name),
         (*n.args, n.name), (sizes.of(features), sizes.of(inner)), tiles, sizes.of(64),
         cycles_of(n.type, context, 12),
     )  # fmt: skip

@@ -18,6 +18,7 @@ from sparsec.passes.choose_format import choose_format
 from sparsec.passes.fold_convolution import fold_convolution
 from sparsec.passes.fuse_attention import fuse_attention
 from sparsec.passes.fuse_elementwise import fuse_elementwise
+from sparsec.passes.fuse_norms import fuse_norms
 from sparsec.passes.infer_patterns import infer_patterns
 from sparsec.passes.pack import pack
 from sparsec.passes.pack_recurrent import pack_recurrent
@@ -32,7 +33,7 @@ Padding: TypeAlias = tuple[int, int, int, int]
 
 #: Every pass that keeps a graph's meaning.
 PASSES: tuple[Pass, ...] = (
-    simplify, fuse_attention, fuse_elementwise, fold_convolution, infer_patterns, assign_layouts,
+    simplify, fuse_attention, fuse_norms, fuse_elementwise, fold_convolution, infer_patterns, assign_layouts,
     choose_format, pack_recurrent, pack,
 )  # fmt: skip
 
@@ -279,6 +280,40 @@ def layer_norm_by_hand() -> Graph:
     variance = b.reduce("mean", b.apply("pow", centred, b.const(2.0)), 2, keepdims=True)
     scaled = b.apply("div", centred, b.apply("sqrt", b.apply("add", variance, b.const(1e-5))))
     return b.graph(b.apply("add", b.apply("mul", scaled, b.random(8)), b.random(8)))
+
+
+def rms_norm() -> Graph:
+    """As Llama is exported, between two layers, and read by two more."""
+    b = Build()
+    x = b.linear(b.input(BATCH, LENGTH, 8), 6)
+    square = b.reduce("mean", b.apply("pow", x, b.const(2.0)), 2, keepdims=True)
+    scaled = b.apply("mul", x, b.apply("rsqrt", b.apply("add", square, b.const(1e-6))))
+    y = b.apply("mul", b.random(6), scaled)
+    return b.graph(b.apply("mul", b.linear(y, 8), b.apply("sigmoid", b.linear(y, 8))))
+
+
+def rms_norm_divided() -> Graph:
+    """No gamma; the root's reciprocal is a node of its own, and the mean square an output too."""
+    b = Build()
+    x = b.input(BATCH, 3, 7)
+    square = b.reduce("mean", b.apply("mul", x, x), 2, keepdims=True)
+    root = b.apply("sqrt", b.apply("add", b.const(1e-3), square))
+    return b.graph(b.apply("add", b.apply("mul", b.apply("div", 1.0, root), x), b.random(7)), square)
+
+
+def almost_norms() -> Graph:
+    """Another axis, another numerator, nothing added: no norms."""
+    b = Build()
+    x, other = b.input(BATCH, 6, 6), b.input(BATCH, 6, 6)
+
+    def root(axis: int, epsilon: float | None) -> str:
+        square = b.reduce("mean", b.apply("mul", x, x), axis, keepdims=True)
+        return b.apply("sqrt", square if epsilon is None else b.apply("add", square, b.const(epsilon)))
+
+    return b.graph(
+        b.apply("div", x, root(1, 1e-5)), b.apply("div", other, root(2, 1e-5)),
+        b.apply("div", b.apply("add", x, other), root(2, 0.5)),
+    )  # fmt: skip
 
 
 def _heads(b: Build, x: str, heads: int, *axes: int) -> str:
@@ -587,7 +622,8 @@ def cuts_and_joins() -> Graph:
 CORPUS: tuple[Callable[[], Graph], ...] = (
     mlp_relu, mlp_gelu, mlp_silu_clip_residual, two_matmuls_added, residual_depends_on_product,
     gate_after_activation, product_is_output, value_used_twice, reshape_between, layer_norm,
-    layer_norm_by_hand, attention_exported, attention_scaled_operands, attention_merged_batch,
+    layer_norm_by_hand, rms_norm, rms_norm_divided, almost_norms,
+    attention_exported, attention_scaled_operands, attention_merged_batch,
     attention_without_batch, attention_length_first, attention_one_position, attention_mask_per_head,
     attention_masked_fill, attention_shared_heads,
     attention_shows_weights, diamond, broadcasting, constants_fold, equal_values_merge,

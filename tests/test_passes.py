@@ -33,6 +33,7 @@ from sparsec.passes.choose_format import choose_format
 from sparsec.passes.fold_convolution import fold_convolution
 from sparsec.passes.fuse_attention import fuse_attention
 from sparsec.passes.fuse_elementwise import fuse_elementwise
+from sparsec.passes.fuse_norms import fuse_norms
 from sparsec.passes.infer_patterns import infer_patterns
 from sparsec.passes.pack import pack
 from sparsec.passes.simplify import simplify
@@ -41,7 +42,8 @@ from sparsec.reference import evaluate
 from sparsec.targets.target import Target
 
 ALL = (
-    simplify, fuse_attention, simplify, fuse_elementwise, fold_convolution, simplify, infer_patterns,
+    simplify, fuse_attention, fuse_norms, simplify, fuse_elementwise, fold_convolution, simplify,
+    infer_patterns,
 )  # fmt: skip
 LAID_OUT = (*ALL, assign_layouts)
 LOWERED = (*LAID_OUT, choose_format, pack)
@@ -113,6 +115,9 @@ def compiled(make: Callable[[], Graph]) -> Graph:
         (corpus.product_is_output, ["matmul", "elementwise"]),
         (corpus.value_used_twice, ["matmul", "matmul", "softmax"]),
         (corpus.reshape_between, ["matmul", "layer_norm", "matmul"]),
+        (corpus.layer_norm_by_hand, ["layer_norm"]),
+        (corpus.rms_norm, ["matmul", "layer_norm", "matmul", "matmul"]),
+        (corpus.rms_norm_divided, ["elementwise", "reduce", "layer_norm", "elementwise"]),
         (corpus.attention_exported, ["reshape", "elementwise", *["matmul"] * 3, "attention", "matmul"]),
         (corpus.attention_scaled_operands, [*["matmul"] * 3, "attention", "reshape"]),
         (corpus.attention_merged_batch, [*["matmul"] * 3, "attention"]),

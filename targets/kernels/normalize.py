@@ -1,4 +1,4 @@
-"""layer_norm and softmax, vectorised.
+"""layer_norm, rms_norm and softmax, vectorised.
 
 Both see their tensor as ``[outer][axis][inner]`` and work along the middle.  With an inner axis
 (token panels, or a softmax over an outer axis) lanes are neighbouring columns and nothing is
@@ -131,6 +131,26 @@ def layer_norm(axis: Size, inner: Size, epsilon: float, target: Target, name: st
             k.put(k["y"], at, (x - _spread(k, mean, n)) * _spread(k, scale, n) * gamma + beta, n)
 
     return _build(name, ("x", "gamma", "beta", "y"), axis, inner, target, normalise)
+
+
+def rms_norm(axis: Size, inner: Size, epsilon: float, target: Target, name: str) -> Any:
+    """``x / sqrt(mean of x * x + epsilon) * gamma`` along the axis (Zhang and Sennrich 2019)."""
+    from tvm.script.ir_builder import tirx as T
+
+    def normalise(k: Kernel, acc: Any, lines: Any) -> None:
+        def square(t: Any, at: Any, n: int) -> Any:
+            x = k.bind(k.vector(k["x"], at, n))
+            return t + x * x
+
+        count = T.cast(_size(k, axis, "axis"), "float32")
+        total = lines.reduce(acc, 0, 0.0, square, lambda a, b: a + b)
+        spread = total / _like(k, count, total) + math.constant(epsilon, total)
+        scale = k.bind(math.constant(1.0, total) / T.sqrt(spread))
+        for i, at, n in lines.walk():
+            gamma = k.vector(k["gamma"], i, n) if isinstance(lines, Rows) else _spread(k, k["gamma"][i], n)
+            k.put(k["y"], at, k.vector(k["x"], at, n) * _spread(k, scale, n) * gamma, n)
+
+    return _build(name, ("x", "gamma", "y"), axis, inner, target, normalise)
 
 
 def softmax(axis: Size, inner: Size, log: bool, target: Target, name: str) -> Any:
