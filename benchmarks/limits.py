@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from sparsec.measure import pin_to_one_core
 from sparsec.targets.limits import best_rates, multiply_adds, reads
-from sparsec.targets.x86 import native
+from sparsec.targets.named import native
 
 #: bytes of the arrays that are read
 SIZES = tuple((256 << 10) << shift for shift in range(0, 12, 2))

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows.append(row)
                 print(_line(row), flush=True)
     if not options.only:
-        _write({"machine": described(), "rounds": options.rounds, "results": rows})
+        _write({"machine": described(), "rounds": options.rounds, "scaling": rows})
     return int(not all(row["identical"] for row in rows))
 
 
@@ -119,7 +119,7 @@ def _write(results: dict[str, Any]) -> None:
     heads = (
         "| workload | 1 thread, ms | 2 threads, ms | ratio | quartiles |\n| --- | ---: | ---: | ---: | ---: |"
     )
-    lines = "\n".join(map(_line, results["results"]))
+    lines = "\n".join(map(_line, results["scaling"]))
     stem.with_suffix(".md").write_text(f"{machine_line(results['machine'])}\n\n{heads}\n{lines}\n")
 
 

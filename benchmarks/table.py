@@ -36,15 +36,15 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def machine_line(machine: Mapping[str, Any]) -> str:
     """The processor and its instruction sets."""
-    return (
-        f"{machine['cpu']} (family {machine['family']}, model {machine['model']}), {_isa(machine['flags'])}"
-    )
+    kind = f" (family {machine['family']}, model {machine['model']})" if machine["family"] else ""
+    return f"{machine['cpu']}{kind}, {_isa(machine['flags'])}"
 
 
 def _isa(flags: Iterable[str]) -> str:
     names = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16"}
+    names |= {"asimd": "NEON", "asimddp": "dot product", "sve": "SVE"}
     found = [names[flag] for flag in flags if flag in names]
-    missing = "" if "AVX-512" in found else ", no AVX-512"
+    missing = "" if {"AVX-512", "NEON"} & set(found) else ", no AVX-512"
     return " ".join(found) + missing
 
 

@@ -41,11 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     about = described()
     path = RESULTS / f"tuned-{slug(about)}.json"
-    rows = {r["workload"]: r for r in json.loads(path.read_text())["results"]} if path.is_file() else {}
+    rows = {r["workload"]: r for r in json.loads(path.read_text())["tuned"]} if path.is_file() else {}
     for workload in (w for w in WORKLOADS if w.name in options.only):
         rows[workload.name] = _row(workload, options.minutes, options.rounds)
         print(_line(rows[workload.name]), flush=True)
-        _write(path, {"machine": about, "results": list(rows.values())})
+        _write(path, {"machine": about, "tuned": list(rows.values())})
     return int(any(row["difference"] > TOLERANCE or row["gain"] < 0.98 for row in rows.values()))
 
 
@@ -93,7 +93,7 @@ def _line(row: dict[str, Any]) -> str:
 def _write(path: Path, results: dict[str, Any]) -> None:
     path.write_text(json.dumps(results, indent=1) + "\n")
     heads = "| model | minutes | trials | layers changed | untuned | tuned | gain |"
-    lines = [heads, "| --- |" + " ---: |" * 6, *map(_line, results["results"])]
+    lines = [heads, "| --- |" + " ---: |" * 6, *map(_line, results["tuned"])]
     path.with_suffix(".md").write_text(f"{machine_line(results['machine'])}\n\n" + "\n".join(lines) + "\n")
 
 
