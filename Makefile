@@ -12,7 +12,7 @@ PIP := PYTHONWARNINGS=ignore $(VENV)/bin/python -m pip --disable-pip-version-che
 INSTALL := $(PIP) install --constraint requirements.lock
 
 # What an installation is built from: when one of these changes, it is made again.
-BUILT_FROM := pyproject.toml setup.py requirements.lock $(wildcard runtime/csrc/*)
+BUILT_FROM := pyproject.toml setup.py requirements.lock $(wildcard runtime/csrc/* runtime/cmake/*)
 # An editable install links the files there were: when files come or go, it is made again too.
 LISTED = find engine passes runtime targets -name '*.py' -o -name '*.pyi' -o -name '*.ll' -o -name '*.html' | LC_ALL=C sort
 
@@ -47,5 +47,5 @@ $(VENV)/.demo: $(BUILT_FROM) $(VENV)/.files
 	@touch $@
 
 $(VENV)/.test: $(BUILT_FROM) $(VENV)/.files
-	$(INSTALL) --editable ".[torch,bench,report,dev]"
+	$(INSTALL) --editable ".[torch,bench,report,ship,dev]"
 	@touch $@ $(VENV)/.demo

@@ -109,8 +109,23 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class Isa:
+    """A program's code for one instruction set.
+
+    ``features``: names as in ``/proc/cpuinfo`` that a processor must have; ``steps``: the plan's
+    steps as this code has them, which read and write the same buffers; ``code``: a shared object
+    with every step's ``__tvm_ffi_<kernel>`` and ``csrc/shim.c``.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    steps: tuple[Step, ...]
+    code: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole program."""
+    """A whole program; ``steps`` as the first instruction set has them (see :class:`Isa`)."""
 
     symbols: tuple[str, ...]
     expressions: tuple[Expression, ...]

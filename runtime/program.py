@@ -18,6 +18,7 @@ from sparsec.runtime import _executor
 from sparsec.runtime._executor import Prepared
 from sparsec.runtime.files import replacing
 from sparsec.runtime.profile import StepTime, Watched, timed
+from sparsec.runtime.shipping import expanded, is_compressed
 
 Array: TypeAlias = NDArray[Any]
 
@@ -78,27 +79,38 @@ class Program:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], threads: int | None = None, *, verify: bool = False
-    ) -> Program:
+        cls, path: str | os.PathLike[str], threads: int | None = None, *, verify: bool = False,
+        isa: str | None = None, sha256: str | None = None,
+    ) -> Program:  # fmt: skip
         """Map a model file; weights are read from disk when first used.
+
+        A compressed file is expanded to a temporary one first, which a warning says.
 
         Args:
             path: a file that ``sparsec compile`` or :meth:`save` wrote.
             threads: see :attr:`threads`; by default the variable ``SPARSEC_THREADS``, else 1.
             verify: also read all weights and compare them with their checksum.
+            isa: of a file with code for several instruction sets, the one to run (``x86-64-v3``); by
+                default the variable ``SPARSEC_ISA``, else the most capable this processor runs.
+            sha256: the SHA-256 the file must have, in hexadecimal digits; reads the whole file.
+                What is pinned so is what was looked at once, code included.
 
         Raises:
-            ArtifactError: no such file, a truncated or damaged one, one of another version, or
-                one made for instructions this processor lacks.
+            ArtifactError: no such file, a truncated or damaged one, one of another version, one
+                made for instructions this processor lacks, or one that is not the pinned one.
         """
-        return cls(_executor.load(path, _to_array, verify), threads)
+        if is_compressed(path):
+            with expanded(path, sha256) as whole:
+                return cls(_executor.load(whole, _to_array, verify, isa, None), threads)
+        return cls(_executor.load(path, _to_array, verify, isa, sha256), threads)
 
     @classmethod
     def from_bytes(
-        cls, data: bytes | bytearray | memoryview, threads: int | None = None, *, verify: bool = False
-    ) -> Program:
+        cls, data: bytes | bytearray | memoryview, threads: int | None = None, *, verify: bool = False,
+        isa: str | None = None, sha256: str | None = None,
+    ) -> Program:  # fmt: skip
         """A program from the bytes of a model file, which are copied; errors as :meth:`load`."""
-        return cls(_executor.from_bytes(data, _to_array, verify), threads)
+        return cls(_executor.from_bytes(data, _to_array, verify, isa, sha256), threads)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the program as a model file, replacing ``path`` in one step.
@@ -128,6 +140,11 @@ class Program:
         return list(self._outputs)
 
     @property
+    def isa(self) -> str:
+        """The name of the instruction set whose code runs, one of those the file has code for."""
+        return self._model.isa
+
+    @property
     def threads(self) -> int:
         """How many threads one call may use, the caller's included (1 to 256).
 
@@ -145,14 +162,14 @@ class Program:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What the file says about itself: sparsec's version, target, features, ports, report.
+        """What the file says about itself: sparsec's version, target, isas, features, ports, report.
 
         Raises:
             ArtifactError: the manifest is not what a sparsec compiler writes.
         """
         try:
             found = json.loads(self._model.manifest())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArtifactError("the manifest of the file is damaged; compile the model again") from error
         if not isinstance(found, dict):
             raise ArtifactError("the manifest of the file is damaged; compile the model again")

@@ -56,7 +56,7 @@ static size_t collect(const struct plan *plan, const int64_t *sizes, struct item
 }
 
 int arena_plan(const struct plan *plan, const int64_t *sizes, size_t *offsets, size_t *total,
-               struct failure *failure) {
+               struct sparsec_failure *failure) {
     struct item *items = calloc(plan->buffer_count + 1, sizeof *items);
     struct item **placed = calloc(plan->buffer_count + 1, sizeof *placed);
     size_t count = items && placed ? collect(plan, sizes, items) : 0;

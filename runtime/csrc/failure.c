@@ -4,8 +4,9 @@
 
 #include "internal.h"
 
-int fail(struct failure *failure, enum failure_kind kind, const char *format, ...) {
+int fail(struct sparsec_failure *failure, enum sparsec_failure_kind kind, const char *format, ...) {
     va_list arguments;
+    if (!failure) return -1;
     failure->kind = kind;
     va_start(arguments, format);
     vsnprintf(failure->text, sizeof failure->text, format, arguments);
@@ -13,6 +14,6 @@ int fail(struct failure *failure, enum failure_kind kind, const char *format, ..
     return -1;
 }
 
-int fail_memory(struct failure *failure, size_t bytes) {
-    return fail(failure, FAILURE_MEMORY, "out of memory: %zu bytes were needed", bytes);
+int fail_memory(struct sparsec_failure *failure, size_t bytes) {
+    return fail(failure, SPARSEC_FAILURE_MEMORY, "out of memory: %zu bytes were needed", bytes);
 }

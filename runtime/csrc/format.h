@@ -1,13 +1,14 @@
-/* The file format of model.sparsec; runtime/artifact.py writes what this header describes.
+/* The file format of model.sparsec; runtime/artifact.py and tables.py write what this header describes.
  *
- * All numbers are little-endian.  Sections start at multiples of 64, WEIGHTS at a page. */
+ * All numbers are little-endian.  Sections start at multiples of 64, WEIGHTS at a page; they lie one
+ * after the other in the order of their table.  docs/artifact.md tells the same for people. */
 #ifndef SPARSEC_FORMAT_H
 #define SPARSEC_FORMAT_H
 
 #include <stdint.h>
 
 #define FORMAT_MAGIC "SPARSEC\n"
-enum { FORMAT_VERSION = 1, MAGIC_BYTES = 8, ALIGNMENT = 64, MAXIMUM_RANK = 32 };
+enum { FORMAT_VERSION = 2, MAGIC_BYTES = 8, ALIGNMENT = 64, MAXIMUM_RANK = 32, MAXIMUM_ISAS = 16 };
 
 struct header {
     char magic[MAGIC_BYTES];
@@ -23,25 +24,36 @@ struct section {
     uint32_t crc;
     uint64_t offset;
     uint64_t size;
-    uint64_t reserved;
+    uint32_t isa; /* the row of ISAS that ARGUMENTS, STEPS and CODE belong to; else 0 */
+    uint32_t reserved;
 };
 
+/* Every row of ISAS has ARGUMENTS, STEPS and CODE of its own; there is one of each other kind. */
 enum section_kind {
     SECTION_MANIFEST = 1, /* JSON, for people and for sparsec.Program */
-    SECTION_FEATURES,     /* uint32: strings */
+    SECTION_FEATURES,     /* uint32: strings; rows of ISAS name ranges of it */
     SECTION_STRINGS,      /* UTF-8, each ended by a zero; referred to by byte offset */
     SECTION_SYMBOLS,      /* uint32: strings */
     SECTION_EXPRESSIONS,
     SECTION_BUFFERS,
     SECTION_SHAPES, /* uint32: expressions; tensors and ports name ranges of it */
     SECTION_TENSORS,
-    SECTION_ARGUMENTS,
-    SECTION_STEPS,
     SECTION_INPUTS,
     SECTION_OUTPUTS,
-    SECTION_CODE,    /* a shared object */
+    SECTION_ISAS, /* instruction sets there is code for, the most capable first */
+    SECTION_ARGUMENTS,
+    SECTION_STEPS,
+    SECTION_CODE,    /* a shared object; its crc is checked if it is the one that runs */
     SECTION_WEIGHTS, /* its crc is checked only on request: reading all weights would undo mmap */
     SECTION_END
+};
+
+/* One instruction set: the processors that can run its code have all its features. */
+struct isa {
+    uint32_t name;    /* string */
+    uint32_t machine; /* e_machine of ELF: 62 x86-64, 183 aarch64; 0 any */
+    uint32_t first_feature;
+    uint32_t feature_count;
 };
 
 enum expression_operator { OP_CONSTANT, OP_SYMBOL, OP_ADD, OP_MULTIPLY, OP_CEIL_DIVIDE, OP_MAXIMUM, OP_END };
@@ -112,7 +124,7 @@ struct port {
 
 _Static_assert(sizeof(struct header) == 64 && sizeof(struct section) == 32, "file format");
 _Static_assert(sizeof(struct expression) == 24 && sizeof(struct buffer) == 24, "file format");
-_Static_assert(sizeof(struct tensor) == 16 && sizeof(struct argument) == 8, "file format");
+_Static_assert(sizeof(struct isa) == 16 && sizeof(struct tensor) == 16 && sizeof(struct argument) == 8, "file format");
 _Static_assert(sizeof(struct step) == 40 && sizeof(struct port) == 24, "file format");
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "sparsec reads its tables in place and needs a little-endian machine"

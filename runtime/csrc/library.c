@@ -69,12 +69,12 @@ static void set_hooks(struct library *library) {
     find_function(library, "sparsec_last_error", &library->last_error);
 }
 
-int library_open(struct library *library, struct span code, struct failure *failure) {
+int library_open(struct library *library, struct span code, struct sparsec_failure *failure) {
     *library = (struct library){.descriptor = -1};
     if (code.size == 0) return 0;
     if (open_in_memory(library, code) && open_through_file(library, code)) {
         const char *reason = dlerror();
-        return fail(failure, FAILURE_ARTIFACT, "the code cannot be loaded on this machine: %s",
+        return fail(failure, SPARSEC_FAILURE_ARTIFACT, "the code cannot be loaded on this machine: %s",
                     reason ? reason : strerror(errno));
     }
     set_hooks(library);

@@ -7,7 +7,7 @@
 
 enum { HUGE_PAGE = 2 << 20 };
 
-int memory_reserve(struct memory *memory, size_t size, struct failure *failure) {
+int memory_reserve(struct memory *memory, size_t size, struct sparsec_failure *failure) {
     if (size <= memory->size && memory->data) return 0;
     size_t alignment = size >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : ALIGNMENT;
     size_t rounded = (size + alignment) / alignment * alignment;
@@ -33,6 +33,10 @@ struct block {
 };
 
 static const size_t OUTSIDE = (size_t)-1;
+#if defined(__GLIBC__)
+/* Otherwise a thread's first access, in a library that was loaded late, would allocate. */
+__attribute__((tls_model("initial-exec")))
+#endif
 static _Thread_local struct workspace *current;
 
 struct workspace *workspace_enter(struct workspace *workspace) {
@@ -90,10 +94,19 @@ int workspace_free(void *pointer) {
 
 /* Between kernels nothing is allocated: drop what a failed one left and make room for the peak. */
 void workspace_reset(struct workspace *w) {
-    struct failure ignored;
+    struct sparsec_failure ignored;
     while (w->overflow) unlink_outside(w, w->overflow);
     w->used = w->live = 0;
     if (w->peak > w->memory.size) memory_reserve(&w->memory, w->peak, &ignored);
+}
+
+/* Compiled code keeps what is too large for its stack here; it makes that to fit a core's caches. */
+enum { USUAL_WORKSPACE = 256 << 10 };
+
+int worker_reserve(struct worker *worker, size_t scratch, struct sparsec_failure *failure) {
+    workspace_reset(&worker->workspace);
+    if (memory_reserve(&worker->scratch, scratch, failure)) return -1;
+    return memory_reserve(&worker->workspace.memory, USUAL_WORKSPACE, failure);
 }
 
 void worker_release(struct worker *worker) {

@@ -3,7 +3,7 @@
 
 #include "internal.h"
 
-static int find_kernels(struct model *model, struct failure *failure) {
+static int find_kernels(struct sparsec_model *model, struct sparsec_failure *failure) {
     const struct plan *plan = &model->plan;
     model->kernels = calloc(plan->step_count + 1, sizeof *model->kernels);
     if (!model->kernels) return fail_memory(failure, plan->step_count * sizeof *model->kernels);
@@ -11,25 +11,37 @@ static int find_kernels(struct model *model, struct failure *failure) {
         const char *name = plan->strings + plan->steps[i].kernel;
         model->kernels[i] = library_kernel(&model->library, name);
         if (!model->kernels[i])
-            return fail(failure, FAILURE_ARTIFACT, "the code has no kernel called %.200s; compile the model again",
-                        name);
+            return fail(failure, SPARSEC_FAILURE_ARTIFACT,
+                        "the code has no kernel called %.200s; compile the model again", name);
         if (plan->steps[i].argument_count > model->argument_limit)
             model->argument_limit = plan->steps[i].argument_count;
     }
     return 0;
 }
 
-static int open_parts(struct model *model, struct failure *failure) {
-    if (plan_open(&model->plan, &model->image, failure) || check_features(&model->plan, failure)) return -1;
+/* Lengths of the ports' axes, -1 where one is open; parallel to the plan's shapes. */
+static int read_lengths(struct sparsec_model *model, struct sparsec_failure *failure) {
+    const struct plan *plan = &model->plan;
+    model->lengths = calloc(plan->shape_count + 1, sizeof *model->lengths);
+    if (!model->lengths) return fail_memory(failure, plan->shape_count * sizeof *model->lengths);
+    for (size_t i = 0; i < plan->shape_count; i++) {
+        const struct expression *e = &plan->expressions[plan->shapes[i]];
+        model->lengths[i] = e->operator == OP_CONSTANT ? e->a : -1;
+    }
+    return 0;
+}
+
+static int open_parts(struct sparsec_model *model, struct sparsec_failure *failure) {
+    if (plan_open(&model->plan, &model->image, failure)) return -1;
     if (library_open(&model->library, model->image.sections[SECTION_CODE], failure)) return -1;
-    if (find_kernels(model, failure)) return -1;
+    if (find_kernels(model, failure) || read_lengths(model, failure)) return -1;
     for (size_t i = 0; i < model->plan.input_count; i++) model->input_axes += model->plan.inputs[i].shape.rank;
     model->pool = pool_new(model->argument_limit, model->library.last_error);
     return model->pool ? 0 : fail_memory(failure, sizeof *model);
 }
 
-static struct model *model_new(struct failure *failure) {
-    struct model *model = calloc(1, sizeof *model);
+static struct sparsec_model *model_new(struct sparsec_failure *failure) {
+    struct sparsec_model *model = calloc(1, sizeof *model);
     if (!model) {
         fail_memory(failure, sizeof *model);
         return NULL;
@@ -40,47 +52,47 @@ static struct model *model_new(struct failure *failure) {
     return model;
 }
 
-static struct model *finish(struct model *model, int status, struct failure *failure) {
-    if (status == 0 && open_parts(model, failure) == 0) return model;
-    model_free(model);
+/* Choose the code that runs here, and with it the steps. */
+static int choose_isa(struct sparsec_model *model, const char *wanted, struct sparsec_failure *failure) {
+    struct isas isas;
+    size_t chosen = 0;
+    if (isas_open(&isas, &model->image, failure) || isas_choose(&isas, wanted, &chosen, failure)) return -1;
+    model->isa = isas.strings + isas.rows[chosen].name;
+    return image_select(&model->image, chosen, failure);
+}
+
+static struct sparsec_model *finish(struct sparsec_model *model, int status, const char *isa,
+                                    struct sparsec_failure *failure) {
+    if (status == 0 && choose_isa(model, isa, failure) == 0 && open_parts(model, failure) == 0) return model;
+    sparsec_model_free(model);
     return NULL;
 }
 
-struct model *model_load(const char *path, bool verify, struct failure *failure) {
-    struct model *model = model_new(failure);
-    return model ? finish(model, image_open(&model->image, path, verify, failure), failure) : NULL;
+static const struct sparsec_options DEFAULTS;
+
+struct sparsec_model *sparsec_model_load_with(const char *path, const struct sparsec_options *options,
+                                              struct sparsec_failure *failure) {
+    struct sparsec_model *model = model_new(failure);
+    if (!options) options = &DEFAULTS;
+    return model ? finish(model, image_open(&model->image, path, options, failure), options->isa, failure) : NULL;
 }
 
-struct model *model_from_bytes(const void *data, size_t size, bool verify, struct failure *failure) {
-    struct model *model = model_new(failure);
-    return model ? finish(model, image_copy(&model->image, data, size, verify, failure), failure) : NULL;
+struct sparsec_model *sparsec_model_load(const char *path, bool verify, struct sparsec_failure *failure) {
+    return sparsec_model_load_with(path, &(struct sparsec_options){.verify = verify}, failure);
 }
 
-int model_set_threads(struct model *model, int threads) {
-    if (threads < 1 || threads > MAXIMUM_THREADS) return -1;
-    atomic_store(&model->threads, threads);
-    return 0;
+struct sparsec_model *sparsec_model_from_bytes_with(const void *data, size_t size,
+                                                    const struct sparsec_options *options,
+                                                    struct sparsec_failure *failure) {
+    struct sparsec_model *model = model_new(failure);
+    if (!options) options = &DEFAULTS;
+    int status = model ? image_copy(&model->image, data, size, options, failure) : -1;
+    return model ? finish(model, status, options->isa, failure) : NULL;
 }
 
-int model_threads(const struct model *model) { return atomic_load(&model->threads); }
-
-size_t model_input_count(const struct model *model) { return model->plan.input_count; }
-size_t model_output_count(const struct model *model) { return model->plan.output_count; }
-size_t model_step_count(const struct model *model) { return model->plan.step_count; }
-
-static struct port_info port_info(const struct plan *plan, const struct port *port) {
-    return (struct port_info){plan->strings + port->name, port->dtype, (int)port->shape.rank};
+struct sparsec_model *sparsec_model_from_bytes(const void *data, size_t size, bool verify,
+                                               struct sparsec_failure *failure) {
+    return sparsec_model_from_bytes_with(data, size, &(struct sparsec_options){.verify = verify}, failure);
 }
 
-struct port_info model_input(const struct model *model, size_t index) {
-    return port_info(&model->plan, &model->plan.inputs[index]);
-}
-
-struct port_info model_output(const struct model *model, size_t index) {
-    return port_info(&model->plan, &model->plan.outputs[index]);
-}
-
-struct step_info model_step(const struct model *model, size_t index) {
-    const struct plan *plan = &model->plan;
-    return (struct step_info){plan->strings + plan->steps[index].node, plan->strings + plan->steps[index].kernel};
-}
+const char *sparsec_model_isa(const struct sparsec_model *model) { return model->isa; }

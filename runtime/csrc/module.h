@@ -24,7 +24,7 @@ extern struct names names;
 
 struct model_object {
     PyObject_HEAD
-    struct model *model;
+    struct sparsec_model *model;
     PyObject *convert; /* (name, dtype, value) -> an array numpy's buffer protocol can export */
     PyObject *input_names, *output_names, *output_dtypes;
 };
@@ -33,9 +33,9 @@ struct model_object {
 enum { INLINE_ARRAYS = 6 };
 struct views {
     size_t count;
-    struct array *arrays;
+    struct sparsec_array *arrays;
     Py_buffer *buffers;
-    struct array inline_arrays[INLINE_ARRAYS];
+    struct sparsec_array inline_arrays[INLINE_ARRAYS];
     Py_buffer inline_buffers[INLINE_ARRAYS];
 };
 
@@ -43,14 +43,14 @@ int views_open(struct views *views, size_t capacity);
 void views_close(struct views *views);
 int views_add(struct views *views, PyObject *value, bool writable);
 int views_add_inputs(struct views *views, struct model_object *self, PyObject *feeds);
-PyObject *new_output(struct model_object *self, const struct session *session, const struct binding *binding,
-                     size_t output);
-PyObject *raise_failure(const struct failure *failure, const char *prefix);
+PyObject *new_output(struct model_object *self, const struct sparsec_session *session,
+                     const struct sparsec_binding *binding, size_t output);
+PyObject *raise_failure(const struct sparsec_failure *failure, const char *prefix);
 
 /* python_model.c */
 PyObject *text_of(const char *text);
-PyObject *new_outputs(struct model_object *self, const struct session *session, const struct binding *binding,
-                      struct views *views);
+PyObject *new_outputs(struct model_object *self, const struct sparsec_session *session,
+                      const struct sparsec_binding *binding, struct views *views);
 
 /* python_profile.c */
 PyObject *model_profile(PyObject *self, PyObject *arguments);

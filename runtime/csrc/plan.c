@@ -1,12 +1,11 @@
 /* The plan's tables, checked once at load so that running needs no checks. */
-#include <stdio.h>
-#include <string.h>
+#include <stdlib.h>
 
 #include "internal.h"
 
-static int broken(struct failure *failure, const char *table, size_t index, const char *what) {
-    return fail(failure, FAILURE_ARTIFACT, "the file's table of %s is damaged: entry %zu %s; compile the model again",
-                table, index, what);
+static int broken(struct sparsec_failure *failure, const char *table, size_t index, const char *what) {
+    return fail(failure, SPARSEC_FAILURE_ARTIFACT,
+                "the file's table of %s is damaged: entry %zu %s; compile the model again", table, index, what);
 }
 
 static const struct {
@@ -32,13 +31,14 @@ const char *dtype_name(uint32_t dtype) {
         struct span span = image->sections[section];                                               \
         if (span.size % sizeof *plan->pointer != 0)                                                \
             return broken(failure, #pointer, span.size / sizeof *plan->pointer, "is cut short");   \
+        if (span.size / sizeof *plan->pointer > INT32_MAX)                                         \
+            return broken(failure, #pointer, INT32_MAX, "is one too many");                        \
         plan->pointer = (const void *)span.data;                                                   \
         plan->count = span.size / sizeof *plan->pointer;                                           \
     } while (0)
 
-static int open_tables(struct plan *plan, const struct image *image, struct failure *failure) {
+static int open_tables(struct plan *plan, const struct image *image, struct sparsec_failure *failure) {
     TABLE(SECTION_STRINGS, strings, string_bytes);
-    TABLE(SECTION_FEATURES, features, feature_count);
     TABLE(SECTION_SYMBOLS, symbols, symbol_count);
     TABLE(SECTION_EXPRESSIONS, expressions, expression_count);
     TABLE(SECTION_BUFFERS, buffers, buffer_count);
@@ -53,11 +53,9 @@ static int open_tables(struct plan *plan, const struct image *image, struct fail
     return 0;
 }
 
-static int check_strings(const struct plan *plan, struct failure *failure) {
+static int check_strings(const struct plan *plan, struct sparsec_failure *failure) {
     for (size_t i = 0; i < plan->symbol_count; i++)
         if (plan->symbols[i] >= plan->string_bytes) return broken(failure, "symbols", i, "has no name");
-    for (size_t i = 0; i < plan->feature_count; i++)
-        if (plan->features[i] >= plan->string_bytes) return broken(failure, "features", i, "has no name");
     return 0;
 }
 
@@ -68,7 +66,7 @@ static bool expression_sound(const struct plan *plan, size_t i) {
     return e->operator < OP_END && e->a >= 0 && (uint64_t)e->a < i && e->b >= 0 && (uint64_t)e->b < i;
 }
 
-static int check_sizes(const struct plan *plan, struct failure *failure) {
+static int check_sizes(const struct plan *plan, struct sparsec_failure *failure) {
     for (size_t i = 0; i < plan->expression_count; i++)
         if (!expression_sound(plan, i)) return broken(failure, "expressions", i, "refers to nothing");
     for (size_t i = 0; i < plan->shape_count; i++)
@@ -93,7 +91,7 @@ static bool buffer_index_sound(const struct plan *plan, size_t i) {
     }
 }
 
-static int check_buffers(const struct plan *plan, struct failure *failure) {
+static int check_buffers(const struct plan *plan, struct sparsec_failure *failure) {
     for (size_t i = 0; i < plan->buffer_count; i++) {
         const struct buffer *b = &plan->buffers[i];
         if (b->kind >= BUFFER_END) return broken(failure, "buffers", i, "is of no known kind");
@@ -108,7 +106,7 @@ static bool extent_sound(const struct plan *plan, struct extent shape) {
            shape.rank <= plan->shape_count - shape.start;
 }
 
-static int check_tensors(const struct plan *plan, struct failure *failure) {
+static int check_tensors(const struct plan *plan, struct sparsec_failure *failure) {
     for (size_t i = 0; i < plan->tensor_count; i++) {
         const struct tensor *t = &plan->tensors[i];
         if (t->buffer >= plan->buffer_count || !extent_sound(plan, t->shape) || !dtype_name(t->dtype))
@@ -117,8 +115,17 @@ static int check_tensors(const struct plan *plan, struct failure *failure) {
     return 0;
 }
 
+/* Callers compute with the lengths they are told before any shape is bound. */
+static bool lengths_sound(const struct plan *plan, struct extent shape) {
+    for (uint32_t axis = 0; axis < shape.rank; axis++) {
+        const struct expression *e = &plan->expressions[plan->shapes[shape.start + axis]];
+        if (e->operator == OP_CONSTANT && (e->a < 0 || e->a > SIZE_LIMIT)) return false;
+    }
+    return true;
+}
+
 static int check_ports(const struct plan *plan, const struct port *ports, size_t count, const char *table,
-                       struct failure *failure) {
+                       struct sparsec_failure *failure) {
     for (size_t i = 0; i < count; i++) {
         const struct port *p = &ports[i];
         if (p->name >= plan->string_bytes || p->buffer >= plan->buffer_count ||
@@ -126,11 +133,12 @@ static int check_ports(const struct plan *plan, const struct port *ports, size_t
             return broken(failure, table, i, "refers to nothing");
         if (plan->buffers[p->buffer].kind == BUFFER_PART)
             return broken(failure, table, i, "has only a part of a buffer");
+        if (!lengths_sound(plan, p->shape)) return broken(failure, table, i, "has a length that cannot be");
     }
     return 0;
 }
 
-static int check_inputs_own_buffers(const struct plan *plan, struct failure *failure) {
+static int check_inputs_own_buffers(const struct plan *plan, struct sparsec_failure *failure) {
     for (size_t i = 0; i < plan->input_count; i++) {
         const struct buffer *b = &plan->buffers[plan->inputs[i].buffer];
         if (b->kind != BUFFER_INPUT || (uint64_t)b->index != i)
@@ -148,7 +156,9 @@ static bool argument_sound(const struct plan *plan, const struct argument *a) {
     }
 }
 
-static int check_steps(const struct plan *plan, struct failure *failure) {
+/* No two steps share arguments: each binding fills them in for one. */
+static int check_steps(const struct plan *plan, struct sparsec_failure *failure) {
+    size_t next = 0;
     for (size_t i = 0; i < plan->argument_count; i++)
         if (!argument_sound(plan, &plan->arguments[i])) return broken(failure, "arguments", i, "refers to nothing");
     for (size_t i = 0; i < plan->step_count; i++) {
@@ -156,31 +166,35 @@ static int check_steps(const struct plan *plan, struct failure *failure) {
         if (s->kernel >= plan->string_bytes || s->node >= plan->string_bytes ||
             s->tiles >= plan->expression_count || s->scratch >= plan->expression_count)
             return broken(failure, "steps", i, "refers to nothing");
-        if (s->first_argument > plan->argument_count || s->argument_count > 4096 ||
-            s->argument_count > plan->argument_count - s->first_argument)
+        if (s->first_argument != next) return broken(failure, "steps", i, "has arguments of another");
+        if (s->argument_count > 4096 || s->argument_count > plan->argument_count - next)
             return broken(failure, "steps", i, "has arguments beyond the table");
+        next += s->argument_count;
     }
     return 0;
 }
 
-static bool symbol_on_an_axis(const struct plan *plan, size_t symbol) {
-    for (size_t i = 0; i < plan->input_count; i++)
-        for (uint32_t axis = 0; axis < plan->inputs[i].shape.rank; axis++) {
-            const struct expression *e = &plan->expressions[plan->shapes[plan->inputs[i].shape.start + axis]];
-            if (e->operator == OP_SYMBOL && (size_t)e->a == symbol) return true;
-        }
-    return false;
+static void mark_symbols(const struct plan *plan, struct extent shape, bool *marks) {
+    for (uint32_t axis = 0; axis < shape.rank; axis++) {
+        const struct expression *e = &plan->expressions[plan->shapes[shape.start + axis]];
+        if (e->operator == OP_SYMBOL) marks[e->a] = true;
+    }
 }
 
-static int check_symbols(const struct plan *plan, struct failure *failure) {
-    for (size_t i = 0; i < plan->symbol_count; i++)
-        if (!symbol_on_an_axis(plan, i))
-            return fail(failure, FAILURE_ARTIFACT,
-                        "the size %s is the length of no input axis; compile the model again", plan->strings + plan->symbols[i]);
-    return 0;
+static int check_symbols(const struct plan *plan, struct sparsec_failure *failure) {
+    bool *on_an_axis = calloc(plan->symbol_count + 1, sizeof *on_an_axis);
+    size_t i = 0;
+    if (!on_an_axis) return fail_memory(failure, plan->symbol_count);
+    for (size_t k = 0; k < plan->input_count; k++) mark_symbols(plan, plan->inputs[k].shape, on_an_axis);
+    while (i < plan->symbol_count && on_an_axis[i]) i++;
+    free(on_an_axis);
+    if (i == plan->symbol_count) return 0;
+    return fail(failure, SPARSEC_FAILURE_ARTIFACT,
+                "the size %s is the length of no input axis; compile the model again",
+                plan->strings + plan->symbols[i]);
 }
 
-int plan_open(struct plan *plan, const struct image *image, struct failure *failure) {
+int plan_open(struct plan *plan, const struct image *image, struct sparsec_failure *failure) {
     if (open_tables(plan, image, failure) || check_strings(plan, failure) || check_sizes(plan, failure)) return -1;
     if (check_ports(plan, plan->inputs, plan->input_count, "inputs", failure)) return -1;
     if (check_ports(plan, plan->outputs, plan->output_count, "outputs", failure)) return -1;

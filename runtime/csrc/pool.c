@@ -34,6 +34,9 @@ struct helper {
     TVMFFIAny *arguments;
     atomic_int core;  /* where it last ran */
     atomic_bool sent; /* kept off the caller's core until it runs */
+#if defined(__linux__)
+    cpu_set_t cores; /* those the process may use; the helper's while it is sent, else the caller's */
+#endif
 };
 
 /* A share's tiles still to be handed out; on a cache line of its own. */
@@ -53,16 +56,13 @@ struct pool {
     atomic_uint forks;
     size_t argument_limit;
     const char *(*last_error)(void);
-#if defined(__linux__)
-    cpu_set_t cores; /* those the process may use */
-#endif
     TVMFFIAny *arguments; /* the caller's copy */
     _Alignas(64) atomic_uint gate;
     const struct call *call;
     int32_t invited;
     int64_t grain;
     atomic_int failed;
-    struct failure failure;
+    struct sparsec_failure failure;
     struct share shares[MAXIMUM_THREADS]; /* the caller's, then the helpers' */
 };
 
@@ -71,9 +71,9 @@ static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 static void count_fork(void) { atomic_fetch_add(&forks, 1); }
 static void watch_forks(void) { pthread_atfork(NULL, NULL, count_fork); }
 
-int fail_kernel(struct failure *failure, const char *(*last_error)(void)) {
+int fail_kernel(struct sparsec_failure *failure, const char *(*last_error)(void)) {
     const char *text = last_error ? last_error() : NULL;
-    return fail(failure, FAILURE_KERNEL, "%s", text && *text ? text : "no reason given");
+    return fail(failure, SPARSEC_FAILURE_KERNEL, "%s", text && *text ? text : "no reason given");
 }
 
 static void set_up(struct pool *pool) {
@@ -114,14 +114,14 @@ static void set_tiles(const struct call *call, TVMFFIAny *arguments, int64_t beg
     }
 }
 
-static void report(struct pool *pool, const struct failure *failure) {
+static void report(struct pool *pool, const struct sparsec_failure *failure) {
     int expected = 0;
     if (atomic_compare_exchange_strong(&pool->failed, &expected, 1)) pool->failure = *failure;
 }
 
 static void run_share(struct pool *pool, struct share *share, TVMFFIAny *arguments) {
     const struct call *call = pool->call;
-    struct failure failure;
+    struct sparsec_failure failure;
     while (!atomic_load_explicit(&pool->failed, memory_order_relaxed)) {
         if (atomic_load_explicit(&share->next, memory_order_relaxed) >= share->end) return;
         int64_t begin = atomic_fetch_add(&share->next, pool->grain);
@@ -138,7 +138,7 @@ static void run_share(struct pool *pool, struct share *share, TVMFFIAny *argumen
 /* ``own`` is the number of the thread's own share. */
 static void take_part(struct pool *pool, int own, struct worker *worker, TVMFFIAny *arguments) {
     const struct call *call = pool->call;
-    struct failure failure;
+    struct sparsec_failure failure;
     int64_t shape = call->scratch_shape;
     DLTensor scratch = *call->scratch;
     workspace_reset(&worker->workspace);
@@ -189,19 +189,20 @@ static void keep_off_this_core(struct pool *pool) {
     bool known = false;
     for (int i = 0; i < pool->started; i++) {
         struct helper *helper = pool->helpers[i];
-        if (here < 0 || atomic_load(&helper->core) != here) continue;
+        if (here < 0 || atomic_load(&helper->core) != here || atomic_load(&helper->sent)) continue;
         if (!known && (sched_getaffinity(0, sizeof all, &all) || CPU_COUNT(&all) < 2)) return;
         known = true;
         others = all;
         CPU_CLR(here, &others);
-        pool->cores = all;
+        helper->cores = all;
         atomic_store(&helper->sent, pthread_setaffinity_np(helper->thread, sizeof others, &others) == 0);
     }
 }
 
 static void free_to_move(struct helper *helper) {
-    if (!atomic_exchange(&helper->sent, false)) return;
-    pthread_setaffinity_np(pthread_self(), sizeof helper->pool->cores, &helper->pool->cores);
+    if (!atomic_load(&helper->sent)) return;
+    pthread_setaffinity_np(pthread_self(), sizeof helper->cores, &helper->cores);
+    atomic_store(&helper->sent, false);
 }
 #else
 static int core_now(void) { return -1; }
@@ -258,6 +259,14 @@ static void start_helpers(struct pool *pool, int wanted) {
     }
 }
 
+/* Threads and memory for runs with so many helpers; the caller has taken the pool. */
+int pool_reserve(struct pool *pool, int helpers, size_t scratch, struct sparsec_failure *failure) {
+    start_helpers(pool, helpers);
+    for (int i = 0; i < helpers && i < pool->started; i++)
+        if (worker_reserve(&pool->helpers[i]->worker, scratch, failure)) return -1;
+    return 0;
+}
+
 /* One run at a time; false when another run has the pool. */
 bool pool_take(struct pool *pool) {
     unsigned seen = atomic_load(&pool->forks), now = atomic_load(&forks);
@@ -298,7 +307,8 @@ static void share_out(struct pool *pool, int64_t tiles, int shares) {
     }
 }
 
-int pool_run(struct pool *pool, struct worker *caller, const struct call *call, int helpers, struct failure *failure) {
+int pool_run(struct pool *pool, struct worker *caller, const struct call *call, int helpers,
+             struct sparsec_failure *failure) {
     start_helpers(pool, helpers);
     pool->call = call;
     pool->invited = helpers;

@@ -17,8 +17,8 @@ struct samples {
 };
 
 /* All repeats under one hold of the pool, so that helpers are as awake as in a series of runs. */
-static int run_timed(struct session *session, struct binding *b, int threads, void *context,
-                     struct failure *failure) {
+static int run_timed(struct sparsec_session *session, struct sparsec_binding *b, int threads, void *context,
+                     struct sparsec_failure *failure) {
     const struct samples *samples = context;
     size_t steps = session->model->plan.step_count;
     for (size_t round = 0; round <= samples->repeats; round++) /* round 0 warms up */
@@ -40,10 +40,11 @@ static uint64_t median(uint64_t *values, size_t count) {
     return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 
-int session_profile(struct session *session, struct binding *b, const struct array *inputs,
-                    const struct array *outputs, int repeats, uint64_t *nanoseconds, struct failure *failure) {
+static int profile(struct sparsec_session *session, struct sparsec_binding *b, const struct sparsec_array *inputs,
+                   const struct sparsec_array *outputs, int repeats, uint64_t *nanoseconds,
+                   struct sparsec_failure *failure) {
     size_t steps = session->model->plan.step_count;
-    if (repeats < 1) return fail(failure, FAILURE_INPUT, "repeats must be at least 1, not %d", repeats);
+    if (repeats < 1) return fail(failure, SPARSEC_FAILURE_INPUT, "repeats must be at least 1, not %d", repeats);
     struct samples samples = {calloc(steps * (size_t)repeats + 1, sizeof(uint64_t)), (size_t)repeats};
     if (!samples.values) return fail_memory(failure, steps * (size_t)repeats * sizeof(uint64_t));
     int status = session_run_with(session, b, inputs, outputs, run_timed, &samples, failure);
@@ -53,4 +54,10 @@ int session_profile(struct session *session, struct binding *b, const struct arr
     return status;
 }
 
-int64_t binding_step_tiles(const struct binding *b, size_t step) { return b->calls[step].tiles; }
+int sparsec_session_profile(struct sparsec_session *session, struct sparsec_binding *b,
+                            const struct sparsec_array *inputs, const struct sparsec_array *outputs, int repeats,
+                            uint64_t *nanoseconds, struct sparsec_failure *failure) {
+    struct sparsec_failure unread;
+    if (!failure) failure = &unread;
+    return profile(session, b, inputs, outputs, repeats, nanoseconds, failure) ? (int)failure->kind : 0;
+}

@@ -1,7 +1,7 @@
 /* Arrays across the border: inputs through the buffer protocol, outputs on aligned memory. */
 #include "module.h"
 
-PyObject *raise_failure(const struct failure *failure, const char *prefix) {
+PyObject *raise_failure(const struct sparsec_failure *failure, const char *prefix) {
     PyObject *types[] = {NULL, names.artifact_error, names.input_error, PyExc_MemoryError, names.sparsec_error};
     return PyErr_Format(types[failure->kind], "%s%s", prefix, failure->text);
 }
@@ -14,7 +14,7 @@ struct output_block {
 
 static PyObject *block_new(size_t bytes) {
     allocfunc allocate = (allocfunc)PyType_GetSlot(names.block, Py_tp_alloc);
-    struct failure failure;
+    struct sparsec_failure failure;
     struct output_block *block = (struct output_block *)allocate(names.block, 0);
     if (!block || memory_reserve(&block->memory, bytes, &failure) == 0) return (PyObject *)block;
     Py_DECREF((PyObject *)block);
@@ -52,10 +52,10 @@ static PyObject *shape_tuple(const int64_t *shape, uint32_t rank) {
     return tuple;
 }
 
-PyObject *new_output(struct model_object *self, const struct session *session, const struct binding *binding,
-                     size_t output) {
+PyObject *new_output(struct model_object *self, const struct sparsec_session *session,
+                     const struct sparsec_binding *binding, size_t output) {
     const struct port *port = &self->model->plan.outputs[output];
-    const int64_t *shape = binding_output_shape(session, binding, output);
+    const int64_t *shape = sparsec_binding_output_shape(session, binding, output);
     size_t bytes = dtype_bytes(port->dtype);
     for (uint32_t axis = 0; axis < port->shape.rank; axis++) bytes *= (size_t)shape[axis];
     PyObject *block = block_new(bytes), *tuple = block ? shape_tuple(shape, port->shape.rank) : NULL, *array = NULL;
@@ -110,7 +110,7 @@ int views_add(struct views *views, PyObject *value, bool writable) {
     Py_buffer *buffer = &views->buffers[views->count];
     if (PyObject_GetBuffer(value, buffer, PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0))) return -1;
     bool contiguous = PyBuffer_IsContiguous(buffer, 'C');
-    views->arrays[views->count++] = (struct array){
+    views->arrays[views->count++] = (struct sparsec_array){
         .data = buffer->buf,
         .rank = buffer->ndim,
         .dtype = dtype_of(buffer),

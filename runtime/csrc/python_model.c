@@ -22,11 +22,11 @@ static PyObject *port_dtypes(const struct port *ports, size_t count) {
     return tuple;
 }
 
-static PyObject *wrap(struct model *model, PyObject *convert) {
+static PyObject *wrap(struct sparsec_model *model, PyObject *convert) {
     allocfunc allocate = (allocfunc)PyType_GetSlot(names.model, Py_tp_alloc);
     struct model_object *self = (struct model_object *)allocate(names.model, 0);
     if (!self) {
-        model_free(model);
+        sparsec_model_free(model);
         return NULL;
     }
     const struct plan *plan = &model->plan;
@@ -43,16 +43,20 @@ static PyObject *wrap(struct model *model, PyObject *convert) {
 PyObject *load_model(PyObject *module, PyObject *arguments) {
     PyObject *path, *convert;
     int verify;
-    struct failure failure;
-    struct model *model;
+    struct sparsec_options options = {false, NULL, NULL};
+    struct sparsec_failure failure;
+    struct sparsec_model *model;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "O&Op:load", PyUnicode_FSConverter, &path, &convert, &verify)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "O&Opzz:load", PyUnicode_FSConverter, &path, &convert, &verify, &options.isa,
+                          &options.sha256))
+        return NULL;
+    options.verify = verify;
     const char *text = PyBytes_AsString(path);
     Py_BEGIN_ALLOW_THREADS
-    model = model_load(text, verify, &failure);
+    model = sparsec_model_load_with(text, &options, &failure);
     Py_END_ALLOW_THREADS
     if (!model) {
-        PyObject *type = failure.kind == FAILURE_ARTIFACT ? names.artifact_error : PyExc_MemoryError;
+        PyObject *type = failure.kind == SPARSEC_FAILURE_ARTIFACT ? names.artifact_error : PyExc_MemoryError;
         PyErr_Format(type, "%s: %s", text, failure.text);
     }
     Py_DECREF(path);
@@ -63,12 +67,15 @@ PyObject *model_of_bytes(PyObject *module, PyObject *arguments) {
     PyObject *convert;
     Py_buffer data;
     int verify;
-    struct failure failure;
-    struct model *model;
+    struct sparsec_options options = {false, NULL, NULL};
+    struct sparsec_failure failure;
+    struct sparsec_model *model;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "y*Op:from_bytes", &data, &convert, &verify)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "y*Opzz:from_bytes", &data, &convert, &verify, &options.isa, &options.sha256))
+        return NULL;
+    options.verify = verify;
     Py_BEGIN_ALLOW_THREADS
-    model = model_from_bytes(data.buf, (size_t)data.len, verify, &failure);
+    model = sparsec_model_from_bytes_with(data.buf, (size_t)data.len, &options, &failure);
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&data);
     return model ? wrap(model, convert) : raise_failure(&failure, "");
@@ -77,7 +84,7 @@ PyObject *model_of_bytes(PyObject *module, PyObject *arguments) {
 static void model_dealloc(PyObject *object) {
     struct model_object *self = (struct model_object *)object;
     PyTypeObject *type = Py_TYPE(object);
-    model_free(self->model);
+    sparsec_model_free(self->model);
     Py_XDECREF(self->convert);
     Py_XDECREF(self->input_names);
     Py_XDECREF(self->output_names);
@@ -136,9 +143,14 @@ static PyObject *get_outputs(PyObject *self, void *ignored) {
     return port_objects(plan, plan->outputs, plan->output_count);
 }
 
+static PyObject *get_isa(PyObject *self, void *ignored) {
+    (void)ignored;
+    return text_of(sparsec_model_isa(((struct model_object *)self)->model));
+}
+
 static PyObject *get_threads(PyObject *self, void *ignored) {
     (void)ignored;
-    return PyLong_FromLong(model_threads(((struct model_object *)self)->model));
+    return PyLong_FromLong(sparsec_model_threads(((struct model_object *)self)->model));
 }
 
 static int set_threads(PyObject *self, PyObject *value, void *ignored) {
@@ -146,13 +158,13 @@ static int set_threads(PyObject *self, PyObject *value, void *ignored) {
     (void)ignored;
     if (threads == -1 && PyErr_Occurred()) return -1;
     if (threads >= 1 && threads <= MAXIMUM_THREADS)
-        return model_set_threads(((struct model_object *)self)->model, (int)threads);
+        return sparsec_model_set_threads(((struct model_object *)self)->model, (int)threads);
     PyErr_Format(PyExc_ValueError, "threads must be from 1 to %d, not %ld", MAXIMUM_THREADS, threads);
     return -1;
 }
 
-PyObject *new_outputs(struct model_object *self, const struct session *session, const struct binding *binding,
-                      struct views *views) {
+PyObject *new_outputs(struct model_object *self, const struct sparsec_session *session,
+                      const struct sparsec_binding *binding, struct views *views) {
     size_t count = self->model->plan.output_count;
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; list && i < count; i++) {
@@ -162,17 +174,18 @@ PyObject *new_outputs(struct model_object *self, const struct session *session, 
     return list;
 }
 
-static PyObject *run_bound(struct model_object *self, struct session *session, const struct views *inputs) {
-    struct failure failure;
+static PyObject *run_bound(struct model_object *self, struct sparsec_session *session,
+                           const struct views *inputs) {
+    struct sparsec_failure failure;
     struct views outputs;
     int status;
-    struct binding *binding = session_bind(session, inputs->arrays, &failure);
+    struct sparsec_binding *binding = session_bind(session, inputs->arrays, &failure);
     if (!binding) return raise_failure(&failure, "");
     if (views_open(&outputs, self->model->plan.output_count)) return NULL;
     PyObject *list = new_outputs(self, session, binding, &outputs);
     if (list) {
         Py_BEGIN_ALLOW_THREADS
-        status = session_run(session, binding, inputs->arrays, outputs.arrays, &failure);
+        status = sparsec_session_run(session, binding, inputs->arrays, outputs.arrays, &failure);
         Py_END_ALLOW_THREADS
         if (status) {
             Py_CLEAR(list);
@@ -184,11 +197,11 @@ static PyObject *run_bound(struct model_object *self, struct session *session, c
 }
 
 static PyObject *run_views(struct model_object *self, const struct views *inputs) {
-    struct failure failure;
-    struct session *session = session_take(self->model, &failure);
+    struct sparsec_failure failure;
+    struct sparsec_session *session = sparsec_session_take(self->model, &failure);
     if (!session) return raise_failure(&failure, "");
     PyObject *list = run_bound(self, session, inputs);
-    session_give_back(session);
+    sparsec_session_give_back(session);
     return list;
 }
 
@@ -242,6 +255,7 @@ static PyMethodDef methods[] = {
 static PyGetSetDef getset[] = {
     {"inputs", get_inputs, NULL, "(name, dtype, shape) of each input.", NULL},
     {"outputs", get_outputs, NULL, "(name, dtype, shape) of each output.", NULL},
+    {"isa", get_isa, NULL, "Name of the instruction set whose code runs.", NULL},
     {"threads", get_threads, set_threads, "Threads a run may use.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

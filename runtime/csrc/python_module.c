@@ -45,8 +45,8 @@ static int execute(PyObject *module) {
 }
 
 static PyMethodDef functions[] = {
-    {"load", load_model, METH_VARARGS, "load(path, convert, verify): map a model file."},
-    {"from_bytes", model_of_bytes, METH_VARARGS, "from_bytes(data, convert, verify): a model from a copy of bytes."},
+    {"load", load_model, METH_VARARGS, "load(path, convert, verify, isa, sha256): map a model file."},
+    {"from_bytes", model_of_bytes, METH_VARARGS, "from_bytes(data, convert, verify, isa, sha256): a model from a copy of bytes."},
     {NULL, NULL, 0, NULL},
 };
 

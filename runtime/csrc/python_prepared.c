@@ -4,8 +4,8 @@
 struct prepared {
     PyObject_HEAD
     struct model_object *owner;
-    struct session *session;
-    struct binding *binding;
+    struct sparsec_session *session;
+    struct sparsec_binding *binding;
     struct views inputs, outputs;
     PyObject *arrays; /* list of the output arrays */
     pthread_mutex_t lock;
@@ -16,7 +16,7 @@ static void prepared_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     views_close(&self->inputs);
     views_close(&self->outputs);
-    if (self->session) session_give_back(self->session);
+    if (self->session) sparsec_session_give_back(self->session);
     Py_XDECREF(self->arrays);
     Py_XDECREF((PyObject *)self->owner);
     pthread_mutex_destroy(&self->lock);
@@ -27,8 +27,8 @@ static void prepared_dealloc(PyObject *object) {
 static int check_output(const struct prepared *self, size_t i) {
     const struct plan *plan = &self->owner->model->plan;
     const struct port *port = &plan->outputs[i];
-    const struct array *array = &self->outputs.arrays[i];
-    const int64_t *shape = binding_output_shape(self->session, self->binding, i);
+    const struct sparsec_array *array = &self->outputs.arrays[i];
+    const int64_t *shape = sparsec_binding_output_shape(self->session, self->binding, i);
     bool same = array->rank == (int)port->shape.rank;
     for (int axis = 0; same && axis < array->rank; axis++) same = array->shape[axis] == shape[axis];
     if (same && array->dtype == port->dtype) return 0;
@@ -40,7 +40,7 @@ static int check_output(const struct prepared *self, size_t i) {
 }
 
 /* From the lowest to the highest byte an array touches. */
-static void limits(const struct array *array, const char **low, const char **high) {
+static void limits(const struct sparsec_array *array, const char **low, const char **high) {
     *low = *high = array->data;
     if (!array->strides) *high += array_bytes(array);
     for (int axis = 0; array->strides && axis < array->rank; axis++) {
@@ -98,11 +98,11 @@ static int check_names(const struct prepared *self, PyObject *given) {
 
 static int bind(struct prepared *self, PyObject *feeds, PyObject *given) {
     const struct plan *plan = &self->owner->model->plan;
-    struct failure failure;
+    struct sparsec_failure failure;
     if (views_open(&self->inputs, plan->input_count) || views_open(&self->outputs, plan->output_count)) return -1;
     if (views_add_inputs(&self->inputs, self->owner, feeds) || check_names(self, given)) return -1;
-    self->session = session_take(self->owner->model, &failure);
-    self->binding = self->session ? session_bind(self->session, self->inputs.arrays, &failure) : NULL;
+    self->session = sparsec_session_take(self->owner->model, &failure);
+    self->binding = self->session ? sparsec_session_bind(self->session, self->inputs.arrays, &failure) : NULL;
     if (!self->binding) {
         raise_failure(&failure, "");
         return -1;
@@ -127,7 +127,7 @@ PyObject *prepared_new(struct model_object *owner, PyObject *feeds, PyObject *ou
 
 static PyObject *prepared_call(PyObject *object, PyObject *arguments, PyObject *keywords) {
     struct prepared *self = (struct prepared *)object;
-    struct failure failure;
+    struct sparsec_failure failure;
     int status;
     if (PyTuple_Size(arguments) || (keywords && PyDict_Size(keywords))) {
         PyErr_SetString(PyExc_TypeError, "a prepared program takes no arguments: write into its input arrays");
@@ -135,7 +135,8 @@ static PyObject *prepared_call(PyObject *object, PyObject *arguments, PyObject *
     }
     Py_BEGIN_ALLOW_THREADS
     pthread_mutex_lock(&self->lock);
-    status = session_run(self->session, self->binding, self->inputs.arrays, self->outputs.arrays, &failure);
+    status =
+        sparsec_session_run(self->session, self->binding, self->inputs.arrays, self->outputs.arrays, &failure);
     pthread_mutex_unlock(&self->lock);
     Py_END_ALLOW_THREADS
     return status ? raise_failure(&failure, "") : Py_NewRef(Py_None);

@@ -1,18 +1,20 @@
 /* Model.profile: each step's time, outside the GIL. */
 #include "module.h"
 
-static PyObject *step_object(const struct model *model, const struct binding *binding, size_t i, uint64_t time) {
-    struct step_info step = model_step(model, i);
+static PyObject *step_object(const struct sparsec_model *model, const struct sparsec_binding *binding, size_t i,
+                             uint64_t time) {
+    struct sparsec_step step = sparsec_model_step(model, i);
     PyObject *node = text_of(step.node), *kernel = node ? text_of(step.kernel) : NULL;
     if (kernel)
         return Py_BuildValue("(NNKL)", node, kernel, (unsigned long long)time,
-                             (long long)binding_step_tiles(binding, i));
+                             (long long)sparsec_binding_step_tiles(binding, i));
     Py_XDECREF(node);
     return NULL;
 }
 
-static PyObject *step_objects(const struct model *model, const struct binding *binding, const uint64_t *times) {
-    size_t count = model_step_count(model);
+static PyObject *step_objects(const struct sparsec_model *model, const struct sparsec_binding *binding,
+                              const uint64_t *times) {
+    size_t count = sparsec_model_step_count(model);
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; list && i < count; i++) {
         PyObject *step = step_object(model, binding, i, times[i]);
@@ -21,15 +23,16 @@ static PyObject *step_objects(const struct model *model, const struct binding *b
     return list;
 }
 
-static PyObject *profile_arrays(struct model_object *self, struct session *session, struct binding *binding,
-                                const struct views *inputs, const struct views *outputs, int repeats) {
-    struct failure failure;
+static PyObject *profile_arrays(struct model_object *self, struct sparsec_session *session,
+                                struct sparsec_binding *binding, const struct views *inputs,
+                                const struct views *outputs, int repeats) {
+    struct sparsec_failure failure;
     int status;
     PyObject *list = NULL;
-    uint64_t *times = PyMem_Calloc(model_step_count(self->model) + 1, sizeof *times);
+    uint64_t *times = PyMem_Calloc(sparsec_model_step_count(self->model) + 1, sizeof *times);
     if (!times) return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS
-    status = session_profile(session, binding, inputs->arrays, outputs->arrays, repeats, times, &failure);
+    status = sparsec_session_profile(session, binding, inputs->arrays, outputs->arrays, repeats, times, &failure);
     Py_END_ALLOW_THREADS
     if (status) raise_failure(&failure, "");
     else list = step_objects(self->model, binding, times);
@@ -37,11 +40,11 @@ static PyObject *profile_arrays(struct model_object *self, struct session *sessi
     return list;
 }
 
-static PyObject *profile_bound(struct model_object *self, struct session *session, const struct views *inputs,
-                               int repeats) {
-    struct failure failure;
+static PyObject *profile_bound(struct model_object *self, struct sparsec_session *session,
+                               const struct views *inputs, int repeats) {
+    struct sparsec_failure failure;
     struct views outputs;
-    struct binding *binding = session_bind(session, inputs->arrays, &failure);
+    struct sparsec_binding *binding = session_bind(session, inputs->arrays, &failure);
     if (!binding) return raise_failure(&failure, "");
     if (views_open(&outputs, self->model->plan.output_count)) return NULL;
     PyObject *arrays = new_outputs(self, session, binding, &outputs);
@@ -52,11 +55,11 @@ static PyObject *profile_bound(struct model_object *self, struct session *sessio
 }
 
 static PyObject *profile_views(struct model_object *self, const struct views *inputs, int repeats) {
-    struct failure failure;
-    struct session *session = session_take(self->model, &failure);
+    struct sparsec_failure failure;
+    struct sparsec_session *session = sparsec_session_take(self->model, &failure);
     if (!session) return raise_failure(&failure, "");
     PyObject *list = profile_bound(self, session, inputs, repeats);
-    session_give_back(session);
+    sparsec_session_give_back(session);
     return list;
 }
 

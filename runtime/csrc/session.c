@@ -1,17 +1,18 @@
 /* Running: one session carries one run at a time; what it allocates stays for the next. */
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "internal.h"
 
-static struct session *session_new(struct model *model, struct failure *failure) {
-    struct session *session = calloc(1, sizeof *session);
+static struct sparsec_session *session_new(struct sparsec_model *model, struct sparsec_failure *failure) {
+    struct sparsec_session *session = calloc(1, sizeof *session);
     if (!session) fail_memory(failure, sizeof *session);
     else session->model = model;
     return session;
 }
 
-static void session_free(struct session *session) {
+static void session_free(struct sparsec_session *session) {
     for (int i = 0; i < BINDINGS; i++) binding_free(session->bindings[i]);
     memory_release(&session->arena);
     memory_release(&session->staging);
@@ -19,38 +20,40 @@ static void session_free(struct session *session) {
     free(session);
 }
 
-struct session *session_take(struct model *model, struct failure *failure) {
+struct sparsec_session *sparsec_session_take(struct sparsec_model *model, struct sparsec_failure *failure) {
     pthread_mutex_lock(&model->lock);
-    struct session *session = model->idle;
+    struct sparsec_session *session = model->idle;
     if (session) model->idle = session->next;
     pthread_mutex_unlock(&model->lock);
     return session ? session : session_new(model, failure);
 }
 
-void session_give_back(struct session *session) {
-    struct model *model = session->model;
+void sparsec_session_give_back(struct sparsec_session *session) {
+    struct sparsec_model *model = session->model;
     pthread_mutex_lock(&model->lock);
     session->next = model->idle;
     model->idle = session;
     pthread_mutex_unlock(&model->lock);
 }
 
-void model_free(struct model *model) {
+void sparsec_model_free(struct sparsec_model *model) {
     if (!model) return;
     pool_free(model->pool);
     while (model->idle) {
-        struct session *next = model->idle->next;
+        struct sparsec_session *next = model->idle->next;
         session_free(model->idle);
         model->idle = next;
     }
     library_close(&model->library);
     image_close(&model->image);
     pthread_mutex_destroy(&model->lock);
+    free(model->lengths);
     free(model->kernels);
     free(model);
 }
 
-static bool same_shapes(const struct plan *plan, const struct binding *b, const struct array *inputs) {
+static bool same_shapes(const struct plan *plan, const struct sparsec_binding *b,
+                        const struct sparsec_array *inputs) {
     const int64_t *at = b->key;
     for (size_t i = 0; i < plan->input_count; i++) {
         if (inputs[i].dtype != plan->inputs[i].dtype || (uint32_t)inputs[i].rank != plan->inputs[i].shape.rank)
@@ -61,7 +64,7 @@ static bool same_shapes(const struct plan *plan, const struct binding *b, const 
     return true;
 }
 
-static int least_used(const struct session *session) {
+static int least_used(const struct sparsec_session *session) {
     int best = 0;
     for (int i = 0; i < BINDINGS; i++) {
         if (!session->bindings[i]) return i;
@@ -70,8 +73,9 @@ static int least_used(const struct session *session) {
     return best;
 }
 
-struct binding *session_bind(struct session *session, const struct array *inputs, struct failure *failure) {
-    struct binding *binding = NULL;
+struct sparsec_binding *session_bind(struct sparsec_session *session, const struct sparsec_array *inputs,
+                                     struct sparsec_failure *failure) {
+    struct sparsec_binding *binding = NULL;
     for (int i = 0; i < BINDINGS && session->bindings[i] && !binding; i++)
         if (same_shapes(&session->model->plan, session->bindings[i], inputs)) binding = session->bindings[i];
     if (!binding) {
@@ -85,7 +89,7 @@ struct binding *session_bind(struct session *session, const struct array *inputs
     return binding;
 }
 
-static void place_temporaries(const struct session *session, struct binding *b) {
+static void place_temporaries(const struct sparsec_session *session, struct sparsec_binding *b) {
     const struct plan *plan = &session->model->plan;
     if (b->arena == session->arena.data) return;
     for (size_t i = 0; i < plan->buffer_count; i++)
@@ -93,14 +97,14 @@ static void place_temporaries(const struct session *session, struct binding *b) 
     b->arena = session->arena.data;
 }
 
-static void place_scratch(const struct session *session, struct binding *b) {
+static void place_scratch(const struct sparsec_session *session, struct sparsec_binding *b) {
     if (b->scratch == session->worker.scratch.data) return;
     for (size_t i = 0; i < session->model->plan.step_count; i++)
         b->scratches[i].data = session->worker.scratch.data;
     b->scratch = session->worker.scratch.data;
 }
 
-static int reserve(struct session *session, struct binding *b, struct failure *failure) {
+static int reserve(struct sparsec_session *session, struct sparsec_binding *b, struct sparsec_failure *failure) {
     if (memory_reserve(&session->arena, b->arena_bytes, failure)) return -1;
     if (memory_reserve(&session->worker.scratch, b->scratch_bytes, failure)) return -1;
     workspace_reset(&session->worker.workspace);
@@ -109,21 +113,48 @@ static int reserve(struct session *session, struct binding *b, struct failure *f
     return 0;
 }
 
+static int most_helpers(const struct sparsec_model *model, const struct sparsec_binding *b) {
+    int limit = atomic_load(&model->threads) - 1, most = 0;
+    for (size_t i = 0; i < model->plan.step_count; i++)
+        if (b->calls[i].awake_helpers > most) most = b->calls[i].awake_helpers;
+    return most < limit ? most : limit;
+}
+
+/* Whatever a run may need: memory of the session's own, threads and theirs. */
+static int reserve_all(struct sparsec_session *session, struct sparsec_binding *b,
+                       struct sparsec_failure *failure) {
+    struct pool *pool = session->model->pool;
+    int helpers = most_helpers(session->model, b);
+    if (reserve(session, b, failure) || worker_reserve(&session->worker, b->scratch_bytes, failure)) return -1;
+    if (memory_reserve(&session->staging, b->staging_bytes, failure)) return -1;
+    if (helpers == 0) return 0;
+    while (!pool_take(pool)) sched_yield();
+    int status = pool_reserve(pool, helpers, b->scratch_bytes, failure);
+    pool_give_back(pool);
+    return status;
+}
+
+struct sparsec_binding *sparsec_session_bind(struct sparsec_session *session, const struct sparsec_array *inputs,
+                                             struct sparsec_failure *failure) {
+    struct sparsec_binding *binding = session_bind(session, inputs, failure);
+    return binding && reserve_all(session, binding, failure) == 0 ? binding : NULL;
+}
+
 /* Kernels load whole vectors from aligned addresses, and padded buffers reach past the array. */
-static bool usable_in_place(const struct binding *b, const struct plan *plan, const struct port *port,
-                            const struct array *array) {
+static bool usable_in_place(const struct sparsec_binding *b, const struct plan *plan, const struct port *port,
+                            const struct sparsec_array *array) {
     return !array->stage && !array->strides && array->data && (uintptr_t)array->data % ALIGNMENT == 0 &&
            array_bytes(array) >= (size_t)b->sizes[plan->buffers[port->buffer].nbytes];
 }
 
-static unsigned char *staging(struct session *session, const struct binding *b, size_t port,
-                              struct failure *failure) {
+static unsigned char *staging(struct sparsec_session *session, const struct sparsec_binding *b, size_t port,
+                              struct sparsec_failure *failure) {
     if (memory_reserve(&session->staging, b->staging_bytes, failure)) return NULL;
     return session->staging.data + b->staging[port];
 }
 
-static int place_input(struct session *session, struct binding *b, size_t i, const struct array *array,
-                       struct failure *failure) {
+static int place_input(struct sparsec_session *session, struct sparsec_binding *b, size_t i,
+                       const struct sparsec_array *array, struct sparsec_failure *failure) {
     const struct plan *plan = &session->model->plan;
     const struct port *port = &plan->inputs[i];
     if (usable_in_place(b, plan, port, array)) {
@@ -144,8 +175,8 @@ static bool owns_buffer(const struct plan *plan, size_t output) {
     return buffer->kind == BUFFER_OUTPUT && (size_t)buffer->index == output;
 }
 
-static int place_output(struct session *session, struct binding *b, size_t i, const struct array *array,
-                        struct failure *failure) {
+static int place_output(struct sparsec_session *session, struct sparsec_binding *b, size_t i,
+                        const struct sparsec_array *array, struct sparsec_failure *failure) {
     const struct plan *plan = &session->model->plan;
     const struct port *port = &plan->outputs[i];
     if (!owns_buffer(plan, i)) return 0;
@@ -156,30 +187,32 @@ static int place_output(struct session *session, struct binding *b, size_t i, co
     return 0;
 }
 
-static void copy_out(const struct plan *plan, const struct binding *b, size_t i, const struct array *array) {
+static void copy_out(const struct plan *plan, const struct sparsec_binding *b, size_t i,
+                     const struct sparsec_array *array) {
     const char *from = b->addresses[plan->outputs[i].buffer];
     if (from == array->data || array_bytes(array) == 0) return;
     strided_copy(array->data, array->strides, from, NULL, array->shape, array->rank, dtype_bytes(array->dtype));
 }
 
-static int run_alone(const struct session *session, const struct call *call, struct failure *failure) {
+static int run_alone(const struct sparsec_session *session, const struct call *call,
+                     struct sparsec_failure *failure) {
     TVMFFIAny result = {0};
     if (call->kernel(NULL, call->arguments, call->count, &result) == 0) return 0;
     return fail_kernel(failure, session->model->library.last_error);
 }
 
-static int name_step(const struct plan *plan, size_t index, struct failure *failure) {
+static int name_step(const struct plan *plan, size_t index, struct sparsec_failure *failure) {
     char text[sizeof failure->text];
     const struct step *step = &plan->steps[index];
-    if (failure->kind != FAILURE_KERNEL) return -1;
+    if (failure->kind != SPARSEC_FAILURE_KERNEL) return -1;
     memcpy(text, failure->text, sizeof text);
-    return fail(failure, FAILURE_KERNEL, "step %zu (%s) failed in kernel %s: %.700s", index,
+    return fail(failure, SPARSEC_FAILURE_KERNEL, "step %zu (%s) failed in kernel %s: %.700s", index,
                 plan->strings + step->node, plan->strings + step->kernel, text);
 }
 
-int session_step(struct session *session, const struct binding *b, size_t index, int threads,
-                 struct failure *failure) {
-    struct model *model = session->model;
+int session_step(struct sparsec_session *session, const struct sparsec_binding *b, size_t index, int threads,
+                 struct sparsec_failure *failure) {
+    struct sparsec_model *model = session->model;
     const struct call *call = &b->calls[index];
     int helpers = threads > 1 && pool_awake(model->pool) ? call->awake_helpers : call->helpers;
     if (helpers > threads - 1) helpers = threads - 1;
@@ -189,8 +222,8 @@ int session_step(struct session *session, const struct binding *b, size_t index,
     return status ? name_step(&model->plan, index, failure) : 0;
 }
 
-static int run_steps(struct session *session, struct binding *b, int threads, void *context,
-                     struct failure *failure) {
+static int run_steps(struct sparsec_session *session, struct sparsec_binding *b, int threads, void *context,
+                     struct sparsec_failure *failure) {
     size_t count = session->model->plan.step_count;
     (void)context;
     for (size_t i = 0; i < count; i++)
@@ -198,9 +231,9 @@ static int run_steps(struct session *session, struct binding *b, int threads, vo
     return 0;
 }
 
-static int with_threads(struct session *session, struct binding *b, step_runner run, void *context,
-                        struct failure *failure) {
-    struct model *model = session->model;
+static int with_threads(struct sparsec_session *session, struct sparsec_binding *b, step_runner run,
+                        void *context, struct sparsec_failure *failure) {
+    struct sparsec_model *model = session->model;
     int threads = atomic_load(&model->threads);
     bool pooled = threads > 1 && pool_take(model->pool);
     struct workspace *previous = workspace_enter(&session->worker.workspace);
@@ -210,8 +243,9 @@ static int with_threads(struct session *session, struct binding *b, step_runner 
     return status;
 }
 
-static int place_ports(struct session *session, struct binding *b, const struct array *inputs,
-                       const struct array *outputs, struct failure *failure) {
+static int place_ports(struct sparsec_session *session, struct sparsec_binding *b,
+                       const struct sparsec_array *inputs, const struct sparsec_array *outputs,
+                       struct sparsec_failure *failure) {
     for (size_t i = 0; i < session->model->plan.input_count; i++)
         if (place_input(session, b, i, &inputs[i], failure)) return -1;
     for (size_t i = 0; i < session->model->plan.output_count; i++)
@@ -219,8 +253,10 @@ static int place_ports(struct session *session, struct binding *b, const struct 
     return 0;
 }
 
-int session_run_with(struct session *session, struct binding *b, const struct array *inputs,
-                     const struct array *outputs, step_runner run, void *context, struct failure *failure) {
+int session_run_with(struct sparsec_session *session, struct sparsec_binding *b,
+                     const struct sparsec_array *inputs, const struct sparsec_array *outputs, step_runner run,
+                     void *context, struct sparsec_failure *failure) {
+    if (check_arrays(session->model, b, inputs, outputs, failure)) return -1;
     if (reserve(session, b, failure) || place_ports(session, b, inputs, outputs, failure)) return -1;
     if (with_threads(session, b, run, context, failure)) return -1;
     for (size_t i = 0; i < session->model->plan.output_count; i++)
@@ -228,11 +264,10 @@ int session_run_with(struct session *session, struct binding *b, const struct ar
     return 0;
 }
 
-int session_run(struct session *session, struct binding *b, const struct array *inputs,
-                const struct array *outputs, struct failure *failure) {
-    return session_run_with(session, b, inputs, outputs, run_steps, NULL, failure);
-}
-
-const int64_t *binding_output_shape(const struct session *session, const struct binding *b, size_t output) {
-    return b->shapes + session->model->plan.outputs[output].shape.start;
+int sparsec_session_run(struct sparsec_session *session, struct sparsec_binding *b,
+                        const struct sparsec_array *inputs, const struct sparsec_array *outputs,
+                        struct sparsec_failure *failure) {
+    struct sparsec_failure unread;
+    if (!failure) failure = &unread;
+    return session_run_with(session, b, inputs, outputs, run_steps, NULL, failure) ? (int)failure->kind : 0;
 }

@@ -6,10 +6,7 @@
 
 #include "internal.h"
 
-/* Beyond any memory, so that products of an item size and sums of offsets cannot overflow. */
-static const int64_t SIZE_LIMIT = (int64_t)1 << 48;
-
-enum { TEXT_DEPTH = 8, SHAPE_TEXT = 256 };
+enum { TEXT_DEPTH = 8 };
 
 static int append(char *out, size_t size, const char *text) {
     size_t used = strlen(out);
@@ -48,44 +45,45 @@ void shape_text(const struct plan *plan, struct extent shape, char *out, size_t 
     append(out, size, "]");
 }
 
-static const char *given_shape(const struct array *array, char *out, size_t size) {
+void lengths_text(const int64_t *lengths, int rank, char *out, size_t size) {
     char number[32];
     snprintf(out, size, "[");
-    for (int axis = 0; axis < array->rank; axis++) {
-        snprintf(number, sizeof number, "%s%" PRId64, axis ? ", " : "", array->shape[axis]);
+    for (int axis = 0; axis < rank; axis++) {
+        snprintf(number, sizeof number, "%s%" PRId64, axis ? ", " : "", lengths[axis]);
         append(out, size, number);
     }
     append(out, size, "]");
-    return out;
 }
 
-static int fail_shape(const struct plan *plan, const struct port *port, const struct array *array, int axis,
-                      const char *wanted, struct failure *failure) {
+static int fail_shape(const struct plan *plan, const struct port *port, const struct sparsec_array *array,
+                      int axis, const char *wanted, struct sparsec_failure *failure) {
     char expected[SHAPE_TEXT], got[SHAPE_TEXT];
     shape_text(plan, port->shape, expected, sizeof expected);
-    given_shape(array, got, sizeof got);
+    lengths_text(array->shape, array->rank, got, sizeof got);
     const char *name = plan->strings + port->name;
     if (axis < 0)
-        return fail(failure, FAILURE_INPUT, "input '%s' must have %s (shape %s), got %d (shape %s); reshape it", name,
-                    wanted, expected, array->rank, got);
-    return fail(failure, FAILURE_INPUT, "input '%s' axis %d must have length %s, got %" PRId64
-                " (expected shape %s, got %s)", name, axis, wanted, array->shape[axis], expected, got);
+        return fail(failure, SPARSEC_FAILURE_INPUT,
+                    "input '%s' must have %s (shape %s), got %d (shape %s); reshape it", name, wanted, expected,
+                    array->rank, got);
+    return fail(failure, SPARSEC_FAILURE_INPUT,
+                "input '%s' axis %d must have length %s, got %" PRId64 " (expected shape %s, got %s)", name, axis,
+                wanted, array->shape[axis], expected, got);
 }
 
-static int check_type(const struct plan *plan, const struct port *port, const struct array *array,
-                      struct failure *failure) {
+static int check_type(const struct plan *plan, const struct port *port, const struct sparsec_array *array,
+                      struct sparsec_failure *failure) {
     char wanted[32];
     const char *got = dtype_name(array->dtype), *expected = dtype_name(port->dtype);
     if (array->dtype != port->dtype)
-        return fail(failure, FAILURE_INPUT, "input '%s' must be %s, got %s; pass x.astype('%s')",
+        return fail(failure, SPARSEC_FAILURE_INPUT, "input '%s' must be %s, got %s; pass x.astype('%s')",
                     plan->strings + port->name, expected, got ? got : "another type", expected);
     if (array->rank == (int)port->shape.rank) return 0;
     snprintf(wanted, sizeof wanted, "%u axes", port->shape.rank);
     return fail_shape(plan, port, array, -1, wanted, failure);
 }
 
-static int bind_axis(const struct plan *plan, const struct port *port, const struct array *array, uint32_t axis,
-                     int64_t *values, struct failure *failure) {
+static int bind_axis(const struct plan *plan, const struct port *port, const struct sparsec_array *array,
+                     uint32_t axis, int64_t *values, struct sparsec_failure *failure) {
     const struct expression *e = &plan->expressions[plan->shapes[port->shape.start + axis]];
     int64_t length = array->shape[axis];
     char wanted[SHAPE_TEXT];
@@ -115,18 +113,20 @@ static bool evaluate(const struct expression *e, const int64_t *values, const in
     return !overflow && *out <= SIZE_LIMIT && *out >= -SIZE_LIMIT;
 }
 
-static int evaluate_all(const struct plan *plan, const int64_t *values, int64_t *sizes, struct failure *failure) {
+static int evaluate_all(const struct plan *plan, const int64_t *values, int64_t *sizes,
+                        struct sparsec_failure *failure) {
     char text[SHAPE_TEXT];
     for (size_t i = 0; i < plan->expression_count; i++)
         if (!evaluate(&plan->expressions[i], values, sizes, &sizes[i])) {
             size_text(plan, (uint32_t)i, text, sizeof text);
-            return fail(failure, FAILURE_INPUT, "the inputs are too large: the size %s has no value", text);
+            return fail(failure, SPARSEC_FAILURE_INPUT, "the inputs are too large: the size %s has no value",
+                        text);
         }
     return 0;
 }
 
-static int check_axes(const struct plan *plan, const struct port *port, const struct array *array,
-                      const int64_t *sizes, struct failure *failure) {
+static int check_axes(const struct plan *plan, const struct port *port, const struct sparsec_array *array,
+                      const int64_t *sizes, struct sparsec_failure *failure) {
     char wanted[32];
     for (uint32_t axis = 0; axis < port->shape.rank; axis++) {
         int64_t size = sizes[plan->shapes[port->shape.start + axis]];
@@ -137,23 +137,25 @@ static int check_axes(const struct plan *plan, const struct port *port, const st
     return 0;
 }
 
-static int bind_all(const struct plan *plan, const struct array *inputs, int64_t *values, int64_t *sizes,
-                    struct failure *failure) {
+static int bind_all(const struct plan *plan, const struct sparsec_array *inputs, int64_t *values, int64_t *sizes,
+                    struct sparsec_failure *failure) {
     for (size_t i = 0; i < plan->input_count; i++) {
         if (check_type(plan, &plan->inputs[i], &inputs[i], failure)) return -1;
         for (uint32_t axis = 0; axis < plan->inputs[i].shape.rank; axis++)
             if (bind_axis(plan, &plan->inputs[i], &inputs[i], axis, values, failure)) return -1;
     }
     for (size_t i = 0; i < plan->symbol_count; i++)
-        if (values[i] < 0) return fail(failure, FAILURE_INPUT, "the size %s is unknown",
-                                       plan->strings + plan->symbols[i]);
+        if (values[i] < 0)
+            return fail(failure, SPARSEC_FAILURE_INPUT, "the size %s is unknown",
+                        plan->strings + plan->symbols[i]);
     if (evaluate_all(plan, values, sizes, failure)) return -1;
     for (size_t i = 0; i < plan->input_count; i++)
         if (check_axes(plan, &plan->inputs[i], &inputs[i], sizes, failure)) return -1;
     return 0;
 }
 
-int bind_symbols(const struct plan *plan, const struct array *inputs, int64_t *sizes, struct failure *failure) {
+int bind_symbols(const struct plan *plan, const struct sparsec_array *inputs, int64_t *sizes,
+                 struct sparsec_failure *failure) {
     int64_t *values = malloc((plan->symbol_count + 1) * sizeof *values);
     if (!values) return fail_memory(failure, plan->symbol_count * sizeof *values);
     for (size_t i = 0; i < plan->symbol_count; i++) values[i] = -1;

@@ -3,7 +3,7 @@
 
 #include "internal.h"
 
-size_t array_bytes(const struct array *array) {
+size_t array_bytes(const struct sparsec_array *array) {
     size_t bytes = dtype_bytes(array->dtype);
     for (int axis = 0; axis < array->rank; axis++) bytes *= (size_t)array->shape[axis];
     return bytes;
