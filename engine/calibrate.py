@@ -23,8 +23,8 @@ from sparsec.planner import plan_program
 from sparsec.runtime import PortInfo, Program
 from sparsec.runtime.artifact import to_bytes
 from sparsec.targets.layers import is_linear
+from sparsec.targets.named import native
 from sparsec.targets.target import Target
-from sparsec.targets.x86 import native
 
 Array: TypeAlias = NDArray[Any]
 Sample: TypeAlias = Mapping[str, Any]

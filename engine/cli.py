@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any, cast
 
 import typer
@@ -12,6 +13,7 @@ from sparsec.commands.compile import compile_command
 from sparsec.commands.explain import explain_command
 from sparsec.commands.machine import machine_command
 from sparsec.commands.run import run_command
+from sparsec.commands.ship import compress_command, decompress_command, verify_command
 from sparsec.commands.tune import tune_command
 from sparsec.config import settings
 from sparsec.errors import ConfigError, SparsecError
@@ -28,11 +30,15 @@ app.command("explain")(explain_command)
 app.command("bench")(bench_command)
 app.command("tune")(tune_command)
 app.command("machine")(machine_command)
+app.command("verify")(verify_command)
+app.command("compress")(compress_command)
+app.command("decompress")(decompress_command)
 
 
 def main() -> None:
     """The console script: exits with 2 after one line on standard error when sparsec refuses."""
     _keep_torch_out()
+    warnings.formatwarning = _in_one_line
     try:
         app()
     except SparsecError as error:
@@ -40,6 +46,13 @@ def main() -> None:
             raise
         print(f"sparsec: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _in_one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as users of a command read it."""
+    return f"sparsec: {message}\n"
 
 
 def _keep_torch_out() -> None:

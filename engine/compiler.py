@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from sparsec import pipeline
 from sparsec.calibrate import Calibrate, Samples, samples_of
 from sparsec.config import settings
+from sparsec.errors import ArtifactError
+from sparsec.foreign import foreign_program
 from sparsec.frontends import import_model
 from sparsec.ir import Graph
 from sparsec.passes.assign_layouts import assign_layouts
@@ -17,6 +19,7 @@ from sparsec.passes.flatten_convolution import flatten_convolution
 from sparsec.passes.fold_convolution import fold_convolution
 from sparsec.passes.fuse_attention import fuse_attention
 from sparsec.passes.fuse_elementwise import fuse_elementwise
+from sparsec.passes.fuse_norms import fuse_norms
 from sparsec.passes.infer_patterns import infer_patterns
 from sparsec.passes.pack import pack
 from sparsec.passes.pack_recurrent import pack_recurrent
@@ -26,8 +29,9 @@ from sparsec.progress import Progress
 from sparsec.report import report_of
 from sparsec.runtime import Program
 from sparsec.runtime.artifact import to_bytes
+from sparsec.targets.named import runs_here, target_named
+from sparsec.targets.several import members_of
 from sparsec.targets.target import Target
-from sparsec.targets.x86 import target_named
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,8 +41,8 @@ if TYPE_CHECKING:
 
 #: what happens to a graph, in order
 PASSES: tuple[Pass, ...] = (
-    simplify, fuse_attention, simplify, fuse_elementwise, fold_convolution, flatten_convolution, simplify,
-    infer_patterns, assign_layouts, choose_format, pack_recurrent, pack,
+    simplify, fuse_attention, fuse_norms, simplify, fuse_elementwise, fold_convolution, flatten_convolution,
+    simplify, infer_patterns, assign_layouts, choose_format, pack_recurrent, pack,
 )  # fmt: skip
 
 #: what describing a model needs
@@ -62,7 +66,10 @@ def compile(
         example_inputs: what a torch module is traced with.
         shapes: sizes of inputs that the model leaves open, by input name; a kernel made for known
             sizes is faster, above all for one to four tokens.
-        target: ``native``, ``x86-64-v3`` (AVX2), ``x86-64-v4`` (AVX-512), or a Target.
+        target: ``native``, ``x86-64-v3`` (AVX2), ``x86-64-v4`` (AVX-512); ``aarch64`` (NEON),
+            ``armv8.2-a+dotprod``, ``cortex-a76``, ``neoverse-n1``, ``neoverse-v1`` (SVE); or a Target.
+            Several of one architecture, ``x86-64-v3,x86-64-v4``, make one plan with code for each: it
+            is made for the first, and loading picks the most capable code the processor runs.
         threads: threads the program runs on (default ``SPARSEC_THREADS``, else 1).
         dynamic_shapes: passed to ``torch.export`` for a torch module.
         calibrate: inputs as the program will see them: a mapping of names to arrays, several of
@@ -79,6 +86,10 @@ def compile(
         records: the file of what was measured before, False to go by predictions alone (default:
             records.jsonl in the folder ``SPARSEC_CACHE``, if there is one).
 
+    Returns:
+        The program; one for a processor that this machine is not can be looked at and saved, and
+        raises ArtifactError when it is run.
+
     Raises:
         ConfigError: no layer has a name given in ``dense``, or records cannot be read or written.
         ModelError: the model cannot be read.
@@ -92,7 +103,17 @@ def compile(
     if tune is not None:
         tune_first(graph, machine, tune, records, count)
     measured = measured_on(machine, records, count)
-    return Program.from_bytes(artifact(graph, machine, calibrate, dense, progress, measured), threads=threads)
+    return _loaded(artifact(graph, machine, calibrate, dense, progress, measured), machine, threads)
+
+
+def _loaded(data: bytes, target: Target, threads: int | None) -> Program:
+    """The program; one for another processor can be looked at and saved."""
+    try:
+        return Program.from_bytes(data, threads=threads)
+    except ArtifactError as why:
+        if any(runs_here(member) for member in members_of(target)):
+            raise
+        return foreign_program(data, why, threads)
 
 
 def artifact(
@@ -107,7 +128,8 @@ def artifact(
     finished = pipeline.run(graph, target, passes, progress=progress)
     planned = plan_program(finished, target, progress)
     report = report_of(finished, planned, target)
-    manifest = {"target": target.name, "features": list(target.features), "report": report}
+    names = ",".join(member.name for member in members_of(target))
+    manifest = {"target": names, "features": list(target.features), "report": report}
     return to_bytes(planned.plan, planned.code, planned.weights, manifest)
 
 
@@ -159,8 +181,11 @@ def tune_first(
 
 
 def measured_on(target: Target, records: Path | bool, threads: int) -> Pass | None:
-    """The pass that chooses by what was measured on such a machine, None where nothing was."""
-    if records is False:
+    """The pass that chooses by what was measured on such a machine, None where nothing was.
+
+    Records are of one target's kernels: several targets with one plan go by predictions.
+    """
+    if records is False or target.others:
         return None
     from sparsec.tuning.choose_measured import from_file
     from sparsec.tuning.tune import default_records

@@ -17,7 +17,9 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     "SPARSEC_CACHE": ("~/.cache/sparsec", "folder of compiled kernels; empty string: no cache"),
     "SPARSEC_CACHE_BYTES": ("2147483648", "bytes of compiled kernels kept; the least recently used go"),
     "SPARSEC_FACTS": ("measured", "measured: what `sparsec machine --measure` kept; shipped: never that"),
-    "SPARSEC_CC": ("cc", "the C compiler that links kernels"),
+    "SPARSEC_ISA": ("", "of a file with code for several instruction sets, the one to run (x86-64-v3)"),
+    "SPARSEC_CC": ("cc", "the C compiler that links kernels for this machine's architecture"),
+    "SPARSEC_AARCH64_CC": ("aarch64-linux-gnu-gcc", "the one that links kernels for ARM on another machine"),
 }
 
 
@@ -31,6 +33,7 @@ class Settings:
     cache: Path | None
     cache_bytes: int
     cc: str
+    aarch64_cc: str
     facts: str
 
 
@@ -49,6 +52,7 @@ def settings() -> Settings:
         cache=Path(cache).expanduser() if cache else None,
         cache_bytes=_number("SPARSEC_CACHE_BYTES", low=0),
         cc=_text("SPARSEC_CC"),
+        aarch64_cc=_text("SPARSEC_AARCH64_CC"),
         facts=_one_of("SPARSEC_FACTS", ("measured", "shipped")),
     )
 

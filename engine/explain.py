@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from sparsec.bound import traded
 from sparsec.measure import spelled
 from sparsec.picture import coloured, shaded
 from sparsec.summary import (
@@ -215,7 +216,10 @@ def _summary(report: Report) -> Iterator[str]:
     if totals.dense_bytes:
         packed, dense = bytes_text(totals.bytes), bytes_text(totals.dense_bytes)
         text += f"; weights {packed}, dense they would be {dense}"
+        if totals.bound_bytes:
+            text += f", the bound is {bytes_text(totals.bound_bytes)}"
     yield text
+    yield from _traded(report.get("layers", ()))
     if totals.expected:
         yield (
             f"expected: {totals.expected:.2f}x as fast as dense in these layers, {_time(totals.predicted)} "
@@ -230,6 +234,32 @@ def _summary(report: Report) -> Iterator[str]:
         yield f"measured: {_time(totals.whole)} in all steps{against}"
     if sentence := next_speed_up(report):
         yield f"next: {sentence}"
+
+
+def _traded(layers: Sequence[Layer]) -> Iterator[str]:
+    """A line a kernel whose layers are clearly larger than they had to be."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for number, layer in enumerate(layers, start=1):
+        if ratio := traded(layer):
+            found.setdefault(str(layer.get("kernel", "")), []).append((number, ratio))
+    for kernel, those in found.items():
+        low, high = (f"{extreme(ratio for _, ratio in those):.2f}" for extreme in (min, max))
+        times = f"{low}x" if low == high else f"{low}x to {high}x"
+        layer_text = "layer" if len(those) == 1 else "layers"
+        numbers = ranges(number for number, _ in those)
+        verb = "trades" if len(those) == 1 else "trade"
+        yield f"{kernel}: {layer_text} {numbers} {verb} size for speed: {times} of the bound for such zeros"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """``1-3, 7`` for 1, 2, 3, 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def _at(report: Report) -> str:

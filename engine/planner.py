@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,12 @@ from sparsec.errors import Unsupported
 from sparsec.ir import Graph, Node, Op, Type, outputs_of
 from sparsec.progress import Progress, counted
 from sparsec.runtime.artifact import weight_offsets
-from sparsec.runtime.plan import Argument, ArgumentKind, Buffer, BufferKind, Plan, Port, Step, Tensor
+from sparsec.runtime.plan import Argument, ArgumentKind, Buffer, BufferKind, Isa, Plan, Port, Step, Tensor
 from sparsec.sharing import Place, Sharing
 from sparsec.targets.build import link
 from sparsec.targets.calls import Call, Context, written
 from sparsec.targets.lowering import lower
+from sparsec.targets.several import lowering_target, members_of, most_capable_first
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Target
 
@@ -27,10 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What an artifact is written from; ``calls`` are parallel to ``plan.steps``."""
+    """What an artifact is written from; ``calls`` are parallel to ``plan.steps``.
+
+    ``code`` is for each target, the most capable first; ``plan`` and ``calls`` are as the one named
+    first has them.
+    """
 
     plan: Plan
-    code: bytes
+    code: tuple[Isa, ...]
     weights: tuple[Array, ...]
     calls: tuple[Call, ...]
 
@@ -52,6 +57,16 @@ def _is_empty(n: Node) -> bool:
     return all(t.elements == 0 for t in outputs_of(n))
 
 
+def _makers(calls: Sequence[tuple[Node, Call]]) -> list[Callable[[], bytes]]:
+    """What makes the objects of some calls, each kernel once."""
+    return [make for _, make in sorted({c.kernel: c.object for _, c in calls}.items())]
+
+
+def _moved(calls: Sequence[tuple[Node, Call]]) -> list[tuple[str, tuple[str, ...]]]:
+    """Which values every call reads and writes."""
+    return [(n.name, c.reads) for n, c in calls]
+
+
 @dataclass(slots=True)
 class _Value:
     """Where a value lives: an input, a constant, or the result of a step."""
@@ -68,6 +83,8 @@ class _Planner:
     target: Target
     sizes: Sizes = field(default_factory=Sizes)
     calls: list[tuple[Node, Call]] = field(default_factory=list)
+    #: the same calls as each further target makes them
+    others: list[list[tuple[Node, Call]]] = field(default_factory=list)
     #: value name -> the value whose memory it is, and from which byte on
     places: dict[str, Place] = field(default_factory=dict)
     values: dict[str, _Value] = field(default_factory=dict)
@@ -86,34 +103,51 @@ class _Planner:
             for label, o in zip(self.graph.output_names, self.graph.outputs, strict=True)
         )
         inputs = tuple(self._port(n.name, n.type, n.name) for n in self.graph.inputs)
-        steps = tuple(self._step(n, c) for n, c in self.calls)
+        steps, *others = (tuple(self._step(n, c) for n, c in calls) for calls in (self.calls, *self.others))
         plan = Plan(
             tuple(self.sizes.symbols), tuple(self.sizes.expressions), tuple(self.buffers),
             tuple(self.tensors), steps, inputs, outputs,
         )  # fmt: skip
-        objects = {c.kernel: c.object for _, c in self.calls}
-        makers = [make for _, make in sorted(objects.items())]
-        code = link([make() for make in counted(makers, "kernels", progress)], self.target)
+        code = self._code((steps, *others), progress)
         return Planned(plan, code, tuple(arrays), tuple(c for _, c in self.calls))
 
+    def _code(self, steps: Sequence[tuple[Step, ...]], progress: Progress | None) -> tuple[Isa, ...]:
+        """Every target's code."""
+        makers = [_makers(calls) for calls in (self.calls, *self.others)]
+        made = [make() for make in counted([make for one in makers for make in one], "kernels", progress)]
+        found = {}
+        for member, own, count in zip(members_of(self.target), steps, map(len, makers), strict=True):
+            code, made = link(made[:count], member), made[count:]
+            found[member] = Isa(member.name, member.features, own, code)
+        return tuple(found[member] for member in most_capable_first(tuple(found)))
+
     def _lower_all(self) -> None:
-        context = Context(self.graph.node_map(), self.sizes, self.target)
+        first, *others = (self._lowered(member) for member in members_of(self.target))
+        self.calls, self.others = first.calls, [other.calls for other in others]
+        self.places = {n.name: first.place(n.name) for n in self.graph.nodes}
+        for other in self.others:
+            assert _moved(other) == _moved(self.calls), "targets of one plan read and write other values"
+
+    def _lowered(self, member: Target) -> Sharing:
+        """The calls of one target, and which values share memory."""
+        nodes = self.graph.node_map()
+        calls: list[tuple[Node, Call]] = []
         failures: list[tuple[str, str]] = []
         reasons: list[str] = []
         for n in self.graph.nodes:
             if n.op in (Op.INPUT, Op.CONST, Op.RESHAPE, Op.ITEM) or _is_empty(n):
                 continue
+            context = Context(nodes, self.sizes, lowering_target(nodes, n, member, self.target))
             try:
-                self.calls.append((n, lower(n, context)))
+                calls.append((n, lower(n, context)))
             except Unsupported as failure:
                 failures.append((str(n.op), n.origin or n.name))
                 reasons.append(str(failure))
         if failures:
             raise Unsupported("no kernel for:\n  " + "\n  ".join(reasons), failures)
-        sharing = Sharing(self.graph, context, self.calls)
+        sharing = Sharing(self.graph, Context(nodes, self.sizes, member), calls)
         sharing.run()
-        self.calls = sharing.calls
-        self.places = {n.name: sharing.place(n.name) for n in self.graph.nodes}
+        return sharing
 
     def _owner(self, name: str) -> str:
         return self.places[name].owner if name in self.places else name

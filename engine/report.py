@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
+from sparsec.bound import bound_bytes
 from sparsec.ir import Choice, ConstAttrs, Graph, MatmulAttrs, Node, Op, TirAttrs
 from sparsec.next_speedup import suggestions, tokens_of
 from sparsec.pattern import Pattern
@@ -55,7 +56,7 @@ def _layer(graph: Graph, nodes: dict[str, Node], n: Node) -> dict[str, Any]:
         **_activation_zeros(n),
         "format": choice.format, "kernel": choice.kernel, "config": dict(choice.config),
         "reason": choice.reason, "bytes": _packed_bytes(graph, choice),
-        "dense_bytes": int(graph.consts[w.name].nbytes),
+        "dense_bytes": int(graph.consts[w.name].nbytes), **_bound(pattern),
         "candidates": [
             {
                 "kernel": c.kernel, "format": c.format, "microseconds": c.microseconds, "nbytes": c.nbytes,
@@ -64,6 +65,13 @@ def _layer(graph: Graph, nodes: dict[str, Node], n: Node) -> dict[str, Any]:
             for c in choice.candidates
         ],
     }  # fmt: skip
+
+
+def _bound(pattern: Pattern | None) -> dict[str, int]:
+    """The fewest bytes for such a weight, see :mod:`sparsec.bound`."""
+    if pattern is None:
+        return {}
+    return {"bound_bytes": bound_bytes(pattern.shape[0] * pattern.shape[1], pattern.nonzeros)}
 
 
 def _size(size: Size) -> int | str:
@@ -116,7 +124,7 @@ def _carried(nodes: dict[str, Node], n: Node) -> list[dict[str, Any]]:
                 "found": attrs.pattern.describe(), "sparsity": _rounded(attrs.pattern), "format": "dense",
                 "kernel": source, "config": {},
                 "reason": f"dense: {source.removeprefix('relax.')} has no sparse kernel yet",
-                "bytes": nbytes, "dense_bytes": nbytes, "candidates": [],
+                "bytes": nbytes, "dense_bytes": nbytes, **_bound(attrs.pattern), "candidates": [],
             })  # fmt: skip
     return found
 
@@ -132,7 +140,7 @@ def _depthwise(nodes: dict[str, Node], n: Node) -> dict[str, Any]:
         "shape": list(w.type.shape), "found": pattern.describe() if pattern else "",
         "sparsity": _rounded(pattern), "format": "dense", "kernel": "depthwise", "config": {},
         "reason": "dense: each channel has a filter of its own, too small for skipping to pay",
-        "bytes": nbytes, "dense_bytes": nbytes, "candidates": [],
+        "bytes": nbytes, "dense_bytes": nbytes, **_bound(pattern), "candidates": [],
     }  # fmt: skip
 
 

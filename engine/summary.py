@@ -48,7 +48,10 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Of all layers: microseconds, bytes, steps; ``whole``: of all steps of the program, measured."""
+    """Of all layers: microseconds, bytes, steps; ``whole``: of all steps of the program, measured.
+
+    ``bound_bytes`` is 0 unless it is known of every layer.
+    """
 
     layers: int
     steps: int
@@ -58,6 +61,7 @@ class Totals:
     dense_predicted: float
     whole: float | None = None
     dense_whole: float | None = None
+    bound_bytes: int = 0
 
     @property
     def expected(self) -> float | None:
@@ -142,6 +146,7 @@ def totals_of(report: Report) -> Totals:
         sum(dense for _, dense in both),
         measured.get("microseconds"),
         measured.get("dense_microseconds"),
+        sum(int(layer["bound_bytes"]) for layer in layers) if all("bound_bytes" in x for x in layers) else 0,
     )
 
 

@@ -1,8 +1,12 @@
-"""choose_format: for every weight, the kernel predicted fastest; dense is always a candidate."""
+"""choose_format: for every weight, the kernel predicted fastest; dense is always a candidate.
+
+What was sparse stays sparse: no packing larger than the weight's own bytes is chosen.
+"""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
 
 from sparsec.errors import IRError
 from sparsec.ir import Candidate, Choice, ConstAttrs, Graph, Node, replace, with_nodes
@@ -11,8 +15,18 @@ from sparsec.targets.layers import is_layer, weight_matrix
 from sparsec.targets.problem import problem_of
 from sparsec.targets.target import Kernel, Problem, Target
 
+if TYPE_CHECKING:
+    from sparsec.ir import Array
+
+#: predicted bytes are right to within so much of the weight's own, and so many bytes of tables
+_UNSURE, _TABLES = 0.1, 4096
+
 #: with so few zeros what a sparse kernel could win is less than the error of its prediction
 _NEARLY_DENSE = 0.95
+
+#: how much faster than dense a kernel that skips has to be on token panels by its prediction: it may err by
+#: that much, and programs on other cores slow what reads scattered memory more than what streams
+_CERTAIN = 1.15
 
 #: the kernel that skips zero inputs, and how much faster it has to be by its prediction: samples
 #: are not the inputs to come, and whoever compiles without samples must not be better off
@@ -36,12 +50,30 @@ def _with_choice(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) 
     ranked = candidates(problem, pattern, beside_others(graph, nodes, n, target))
     if not ranked:
         raise IRError(f"{n.name} ({n.op}): no kernel of {target.name} runs {problem}")
+    weight = weight_matrix(n, graph.consts[w.name])
+    while _is_larger(ranked[0], weight, problem, target):
+        ranked = ranked[1:]
     _, kernel, config = ranked[0]
     choice = Choice(
         kernel.name, kernel.format, tuple(sorted(config.items())), (), (1, None),
         _reason(pattern, [c for c, _, _ in ranked], problem), tuple(c for c, _, _ in ranked),
     )  # fmt: skip
     return replace(n, choice=(choice,))
+
+
+def _is_larger(
+    best: tuple[Candidate, Kernel, dict[str, int]], weight: Array, problem: Problem, target: Target
+) -> bool:
+    """Whether a packing takes more bytes than the weight; it is made only where predictions cannot tell."""
+    candidate, kernel, config = best
+    if stores_all(kernel, config) or candidate.nbytes + _TABLES < (1 - _UNSURE) * weight.nbytes:
+        return False
+    return kernel.pack(weight, problem, config, target).nbytes > weight.nbytes
+
+
+def stores_all(kernel: Kernel, config: Mapping[str, int]) -> bool:
+    """Whether a configuration keeps every weight, zero or not, and only skips inputs if anything."""
+    return kernel.format == "dense" or bool(config.get("whole"))
 
 
 def beside_others(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) -> Target:
@@ -69,11 +101,18 @@ def candidates(
         # without a number of columns the figure is for one panel
         micro = cycles / target.gigahertz / 1e3
         size = kernel.nbytes(problem, pattern, config, target)
+        if size > (1 + _UNSURE) * 4 * problem.rows * problem.inner and not stores_all(kernel, config):
+            continue
         candidate = Candidate(kernel.name, kernel.format, round(micro, 2), size)
-        weighed = micro * (_MARGIN if kernel.name == _SKIPS_INPUTS else 1.0)
+        weighed = micro * (1.0 if kernel.format == "dense" else _margin(kernel, problem))
         found.append((weighed, order, candidate, kernel, config))
     found.sort(key=lambda f: f[:2])
     return [(c, kernel, config) for _, _, c, kernel, config in found]
+
+
+def _margin(kernel: Kernel, problem: Problem) -> float:
+    certain = _CERTAIN if problem.panel else 1.0
+    return certain * (_MARGIN if kernel.name == _SKIPS_INPUTS else 1.0)
 
 
 def _reason(pattern: Pattern, ranked: list[Candidate], problem: Problem) -> str:
@@ -91,9 +130,10 @@ def _reason(pattern: Pattern, ranked: list[Candidate], problem: Problem) -> str:
             )
         if other is None:
             return "dense: no sparse kernel fits"
+        near = "; too near to count on" if other.microseconds < dense.microseconds else ""
         return (
             f"dense: predicted {dense.microseconds:.1f} us{where}, {other.kernel} would take "
-            f"{other.microseconds:.1f} us at {100 * pattern.sparsity:.1f} % zeros"
+            f"{other.microseconds:.1f} us at {100 * pattern.sparsity:.1f} % zeros{near}"
         )
     gain = dense.microseconds / max(best.microseconds, 1e-3)
     return (

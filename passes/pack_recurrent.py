@@ -9,6 +9,7 @@ import numpy as np
 from sparsec.ir import Candidate, Choice, Graph, Node, Op, replace, with_nodes
 from sparsec.targets.kernels import recurrent
 from sparsec.targets.lowering_recurrent import recurrent_shape
+from sparsec.targets.several import narrowest
 from sparsec.targets.target import Target
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 def pack_recurrent(graph: Graph, target: Target) -> Graph:
     """Give every recurrent node with constant weights its choice and packed constants."""
+    target = narrowest(target)
     nodes = graph.node_map()
     todo = {n.name for n in graph.nodes if n.op is Op.RECURRENT and not n.choice and _is_constant(nodes, n)}
     if not todo:

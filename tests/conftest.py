@@ -7,8 +7,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from runtime_alone import RuntimeAlone
 
 # Tests share modules (corpus, kernel_harness) that importlib mode does not put on the path.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -29,12 +33,22 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session")
+def runtime_alone(tmp_path_factory: pytest.TempPathFactory) -> RuntimeAlone:
+    """An environment with sparsec-runtime and NumPy; one for all workers."""
+    from runtime_alone import runtime_alone
+
+    base = tmp_path_factory.getbasetemp()
+    return runtime_alone((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runtime_alone")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "emulated: runs AVX-512 code in the emulator (about a minute)")
 
 
 def pytest_report_header() -> str:
     """Which tiers this run has, so that nobody takes a skipped one for a passed one."""
+    import qemu_arm
     from browser import browser
 
     cpu = Path("/proc/cpuinfo")
@@ -49,6 +63,7 @@ def pytest_report_header() -> str:
         "onnxruntime": importlib.util.find_spec("onnxruntime"),
         "AVX-512 on this CPU": "avx512f" in flags,
         "AVX-512 emulated": module.available() is None,
+        "ARM emulated": qemu_arm.missing() is None,
         "shared/data": SHARED_DATA.is_dir(),
         "chromium": browser(),
     }

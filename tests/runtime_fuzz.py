@@ -17,7 +17,7 @@ import numpy as np
 from sparsec.errors import ArtifactError, SparsecError
 from sparsec.runtime import Program
 
-HEADER, ENTRY, WEIGHTS, CODE = 64, 32, 14, 13
+HEADER, ENTRY, WEIGHTS, CODE = 64, 32, 15, 14
 
 
 def sections(data: bytes | bytearray) -> list[tuple[int, int, int]]:

@@ -133,7 +133,7 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
 def test_another_version(data: bytes) -> None:
     changed = bytearray(data)
     struct.pack_into("<I", changed, 8, 7)
-    refused(changed, "format version 7, this sparsec reads version 1; compile the model again")
+    refused(changed, "format version 7, this sparsec reads version 2; compile the model again")
 
 
 def test_truncation(data: bytes) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from artifact_runs import RUNNER, executor_sources, kernels_of, outputs_of, record
 from emulator import emulator
 
 pytest.importorskip("tvm")
@@ -29,13 +30,11 @@ from torch import nn  # noqa: E402
 
 from sparsec.compiler import artifact  # noqa: E402
 from sparsec.frontends import import_model  # noqa: E402
-from sparsec.runtime.artifact import manifest_of  # noqa: E402
+from sparsec.targets.several import joined  # noqa: E402
 from sparsec.targets.target import Target  # noqa: E402
-from sparsec.targets.x86 import AVX512  # noqa: E402
+from sparsec.targets.x86 import AVX2, AVX512  # noqa: E402
 
 Array = NDArray[Any]
-FOLDER = Path(__file__).parent
-CSRC = FOLDER.parent / "runtime" / "csrc"
 # Bochs takes a gather or scatter indexed by zmm16 to zmm31, which LLVM makes of copies, for no instruction
 TARGET = AVX512
 
@@ -160,7 +159,8 @@ def layer_norm_mlp() -> nn.Module:
 class Case:
     """A model, the inputs it is compiled for, and kernels that must be among its steps.
 
-    ``without`` takes kernels off the target, so that others are chosen.
+    ``without`` takes kernels off the target, so that others are chosen.  With several targets the
+    executor finds the code for AVX-512 the most capable and runs that.
     """
 
     make: Callable[[], nn.Module]
@@ -169,12 +169,17 @@ class Case:
     threads: int = 1
     free: bool = False  # the first axis stays a name
     without: frozenset[str] = frozenset()
+    targets: tuple[Target, ...] = (TARGET,)
 
     @property
     def target(self) -> Target:
-        """The target the case is compiled for."""
-        return replace(TARGET, kernels=tuple(k for k in TARGET.kernels if k.name not in self.without))
+        """The target the case is compiled for, or several of them joined."""
+        kernels = tuple(k for k in TARGET.kernels if k.name not in self.without)
+        return joined([replace(target, kernels=kernels) for target in self.targets])
 
+
+#: packings made for vectors of 8 lanes, read in 16 where they can be; and the other way round
+NARROW_FIRST, WIDE_FIRST = (AVX2, TARGET), (TARGET, AVX2)
 
 CASES: dict[str, Case] = {
     "mlp, batch 1": Case(layer_norm_mlp, {"x": (1, 196)}, frozenset({"lookup_gemv", "layer_norm"})),
@@ -206,6 +211,22 @@ CASES: dict[str, Case] = {
         lambda: pruned(ResidualNetwork()), {"x": (2, 3, 36, 28)},
         frozenset({"csr_conv", "depthwise", "pool", "resize"}),
     ),
+    "two codes: mlp, batch 1": Case(
+        layer_norm_mlp, {"x": (1, 196)}, frozenset({"lookup_gemv"}), targets=NARROW_FIRST,
+    ),
+    "two codes: encoder": Case(
+        lambda: pruned(Encoder(128)), {"x": (1, 40, 128), "mask": (1, 40)},
+        frozenset({"attention", "layer_norm", "csr_spmm"}), 2, targets=NARROW_FIRST,
+    ),
+    "two codes: 2:4, blocks and dense, 70 tokens": Case(
+        lambda: linear_stack(two_of_four, blocks, None), {"x": (70, 256)},
+        frozenset({"nm_spmm", "bsr_spmm", "dense_gemm"}), 2, without=frozenset({"csr_spmm"}),
+        targets=WIDE_FIRST,
+    ),
+    "two codes: residual network, pruned": Case(
+        lambda: pruned(ResidualNetwork()), {"x": (1, 3, 36, 28)}, frozenset({"csr_conv", "depthwise"}), 2,
+        targets=NARROW_FIRST,
+    ),
 }  # fmt: skip
 
 
@@ -231,39 +252,16 @@ def _feeds(case: Case) -> dict[str, Array]:
     return feeds
 
 
-def _record(index: int, case: Case, feeds: Mapping[str, Array]) -> bytes:
-    """A case as artifact.c reads it."""
-    parts = [np.array([index, case.threads], np.int64).tobytes()]
-    for array in feeds.values():
-        parts += [np.array(array.shape, np.int64).tobytes(), array.tobytes()]
-    return b"".join(parts)
-
-
 def _program(folder: Path) -> tuple[Path, dict[str, Path]]:
     """The executor without Python, and the shared libraries it needs, by their own paths."""
-    sources = [p for p in sorted(CSRC.glob("*.c")) if p.name != "shim.c" and not p.name.startswith("python_")]
     program = folder / "program"
     command = ["gcc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program)]
     # the models' code needs libm; loaded with the program it is found where nothing is configured
     libraries = ["-Wl,--no-as-needed", "-lm", "-ldl", "-pthread"]
-    subprocess.run(
-        [*command, str(FOLDER / "emulator" / "artifact.c"), *map(str, sources), *libraries], check=True
-    )
+    subprocess.run([*command, str(RUNNER), *map(str, executor_sources()), *libraries], check=True)
     listed = subprocess.run(["ldd", str(program)], check=True, capture_output=True, text=True).stdout
     paths = [Path(word) for word in listed.split() if word.startswith("/")]
     return program, {str(p).lstrip("/"): p for p in paths}
-
-
-def _outputs(raw: bytes, ranks: list[int]) -> list[Array]:
-    found = []
-    for rank in ranks:
-        shape = tuple(np.frombuffer(raw, np.int64, rank))
-        raw = raw[8 * rank :]
-        count = int(np.prod(shape))
-        found.append(np.frombuffer(raw, np.float32, count).reshape(shape))
-        raw = raw[4 * count :]
-    assert not raw
-    return found
 
 
 @dataclass(frozen=True)
@@ -288,18 +286,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
         feeds = _feeds(case)
         session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
         expected.append(session.run(None, feeds)[0])
-        kernels.append(_kernels(data))
+        kernels.append(kernels_of(data))
         files[f"model{index}.sparsec"] = data
-        records += _record(index, case, feeds)
+        records += record(index, case.threads, feeds)
     program, libraries = _program(folder)
     raw = emulator.run(program, {**files, **libraries, "cases.bin": records})
-    given = _outputs(raw, [y.ndim for y in expected])
+    given = outputs_of(raw, [y.ndim for y in expected])
     return dict(zip(CASES, map(Result, given, expected, kernels), strict=True))
-
-
-def _kernels(data: bytes) -> frozenset[str]:
-    steps = manifest_of(data)["report"]["steps"]
-    return frozenset(step["kernel"].rpartition("_")[0] for step in steps)
 
 
 @pytest.mark.parametrize("name", CASES)

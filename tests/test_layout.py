@@ -54,6 +54,7 @@ PARTS = {
     "sparsec.resampling": "ir",
     "sparsec.printer": "meaning",
     "sparsec.runtime": "runtime",
+    "sparsec.feeds": "runtime",
     "sparsec.targets.target": "target",
     "sparsec.targets.geometry": "target",
     "sparsec.targets": "kernels",

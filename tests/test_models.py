@@ -17,6 +17,8 @@ import sparsec  # noqa: E402
 from sparsec.errors import Unsupported  # noqa: E402
 from sparsec.runtime import Program  # noqa: E402
 
+from .runtime_alone import RuntimeAlone  # noqa: E402
+
 #: compiled with the sizes the model leaves open
 OPEN = (
     "minilm/enc_sgpt_u50", "minilm/enc_sgpt_u80", "models/basic_pitch/model", "models/dtln_1/model",
@@ -89,10 +91,14 @@ def compare(program: Program, path: Path, size: int, seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPEN)
-def test_agrees_with_onnxruntime(shared_data: Path, name: str) -> None:
+def test_agrees_with_onnxruntime(
+    shared_data: Path, runtime_alone: RuntimeAlone, tmp_path: Path, name: str
+) -> None:
+    """Also when saved and run in a process that has NumPy and the runtime only."""
     path = shared_data / f"{name}.onnx"
     program = sparsec.compile(path)
     compare(program, path, 3, seed=21)
+    runtime_alone.check(program, feeds(program, 3, seed=21), tmp_path)
     if any(isinstance(s, str) for p in program.inputs for s in p.shape):
         # one token, and an odd number beyond a panel, by the same program
         compare(program, path, 1, seed=22)
@@ -101,18 +107,26 @@ def test_agrees_with_onnxruntime(shared_data: Path, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
-def test_large_images_agree_with_onnxruntime(shared_data: Path, name: str) -> None:
+def test_large_images_agree_with_onnxruntime(
+    shared_data: Path, runtime_alone: RuntimeAlone, tmp_path: Path, name: str
+) -> None:
     path = shared_data / f"{name}.onnx"
-    compare(sparsec.compile(path), path, 1, seed=21)
+    program = sparsec.compile(path)
+    compare(program, path, 1, seed=21)
+    runtime_alone.check(program, feeds(program, 1, seed=21), tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIXED)
-def test_agrees_once_sizes_are_fixed(shared_data: Path, name: str) -> None:
+def test_agrees_once_sizes_are_fixed(
+    shared_data: Path, runtime_alone: RuntimeAlone, tmp_path: Path, name: str
+) -> None:
     path = shared_data / f"{name}.onnx"
     with pytest.raises(Unsupported, match="fix the input sizes"):
         sparsec.compile(path)
-    compare(sparsec.compile(path, shapes=FIXED[name]), path, 1, seed=24)
+    program = sparsec.compile(path, shapes=FIXED[name])
+    compare(program, path, 1, seed=24)
+    runtime_alone.check(program, feeds(program, 1, seed=24), tmp_path)
 
 
 @pytest.mark.slow

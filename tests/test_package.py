@@ -70,6 +70,8 @@ def test_wheel_serves_later_pythons_and_holds_everything(built: Path) -> None:
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"sparsec"}
     assert {"sparsec/py.typed", "sparsec/runtime/_executor.abi3.so", "sparsec/runtime/csrc/shim.c"} <= names
     assert "sparsec/html_report/template.html" in names
+    for name in ("include/sparsec.h", "lib/libsparsec.so", "lib/pkgconfig/sparsec.pc", "example.c"):
+        assert f"sparsec/runtime/{name}" in names
     sources = {f"sparsec/runtime/csrc/{p.name}" for p in (ROOT / "runtime" / "csrc").glob("*.[ch]")}
     assert sources <= names
     assert "Requires-Python: >=3.11" in metadata and "License-Expression: Apache-2.0" in metadata
@@ -83,6 +85,7 @@ def test_sdist_holds_tests_and_benchmarks(built: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {p.relative_to(ROOT).as_posix() for p in (ROOT / "tests").rglob("*.py")}
     wanted |= {"benchmarks/models/digits.onnx", "benchmarks/run.py", "runtime/csrc/shim.c", *FILES}
+    wanted |= {"runtime/CMakeLists.txt", "runtime/cmake/sparsec.pc.in", "runtime/packaging/assemble.py"}
     assert wanted <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
 

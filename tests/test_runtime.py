@@ -425,8 +425,8 @@ def test_c_sources_need_no_python(tmp_path: Path) -> None:
     sources = [str(p) for p in CSRC.glob("*.c") if p.name != "shim.c" and not p.name.startswith("python_")]
     main = tmp_path / "main.c"
     main.write_text(
-        '#include "sparsec.h"\nint main(int c, char **v) { struct failure f; (void)c;'
-        " return model_load(v[1], true, &f) ? 0 : (int)f.kind; }\n"
+        '#include "sparsec.h"\nint main(int c, char **v) { struct sparsec_failure f; (void)c;'
+        " return sparsec_model_load(v[1], true, &f) ? 0 : (int)f.kind; }\n"
     )
     program = tmp_path / "main"
     command = ["cc", "-std=c11", f"-I{CSRC}", str(main), *sources, "-o", str(program), "-ldl", "-pthread"]

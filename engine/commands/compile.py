@@ -18,21 +18,24 @@ from sparsec.runtime.files import folder_of
 def compile_command(
     model: OnnxPath,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="default: MODEL with .sparsec")
+        Path | None, typer.Option("--output", "-o", help="default: MODEL with .sparsec, or .sparsec.zst")
     ] = None,
     shape: Shapes = None,
     target: TargetName = "native",
     dense: Dense = None,
     calibrate: Calibrate = None,
+    compressed: Annotated[
+        bool, typer.Option("--compress", help="write the file compressed, for shipping")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Compile a model and write it as one file."""
-    path = output or model.with_suffix(".sparsec")
+    path = output or model.with_suffix(".sparsec.zst" if compressed else ".sparsec")
     folder_of(path)
     started = time.perf_counter()
     with watched(quiet) as progress:
-        report = compile_to(path, model, shape, target, dense, progress, calibrate)
+        report = compile_to(path, model, shape, target, dense, progress, calibrate, compressed)
     seconds, nbytes = time.perf_counter() - started, path.stat().st_size
     if as_json:
         print_json({"output": str(path), "seconds": seconds, "bytes": nbytes, "report": report})

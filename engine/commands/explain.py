@@ -188,6 +188,6 @@ class _Wanted:
     def _imported(self) -> tuple[Graph, Target]:
         source, shapes = onnx_file(self.model), parse_shapes(self.shape)
         from sparsec.frontends import import_model
-        from sparsec.targets.x86 import target_named
+        from sparsec.targets.named import target_named
 
         return import_model(source, shapes), target_named(self.target)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparsec.commands.options import Json
+from sparsec.commands.options import Json, Quiet
 from sparsec.commands.output import console, print_json
 
 if TYPE_CHECKING:
@@ -21,16 +21,17 @@ def machine_command(
         bool, typer.Option("--measure", help="measure it, in a few seconds, and keep what was found")
     ] = False,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Say what is known of this machine, which predictions rest on, and where each figure comes from."""
     from sparsec.targets.measured import figures
-    from sparsec.targets.x86 import level
+    from sparsec.targets.named import level
 
     target = level()
-    known = _measured(quiet=as_json) if measure else figures(target)
+    known = _measured(quiet or as_json) if measure else figures(target)
     if as_json:
         print_json(_described(target, known))
-    else:
+    elif not quiet:
         _show(_described(target, known))
 
 
@@ -38,7 +39,7 @@ def _measured(quiet: bool) -> Figures:
     """Anew, whatever was kept before."""
     from sparsec.commands.watch import watched
     from sparsec.targets.measured import keep, measure_facts, measured_figures
-    from sparsec.targets.x86 import native
+    from sparsec.targets.named import native
 
     machine = native()
     with watched(quiet) as progress:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def compile_to(
     path: Path, model: Path, shape: list[str] | None, target: str, dense: list[str] | None,
-    progress: Progress, calibrate: Path | None = None,
+    progress: Progress, calibrate: Path | None = None, compressed: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Compile and write; the machine compiled for need not be this one.  Returns the report."""
     source, shapes = onnx_file(model), parse_shapes(shape)  # refused before a compiler is loaded
@@ -25,14 +25,18 @@ def compile_to(
     from sparsec.frontends import import_model
     from sparsec.runtime.artifact import manifest_of
     from sparsec.runtime.files import replacing
-    from sparsec.targets.x86 import target_named
+    from sparsec.runtime.shipping import write_compressed
+    from sparsec.targets.named import target_named
 
     machine = target_named(target)
     graph = import_model(source, shapes)
     measured = measured_on(machine, True, settings().threads)
     data = artifact(graph, machine, calibrate, parse_dense(dense), progress, measured)
-    with replacing(path) as file:
-        file.write(data)
+    if compressed:
+        write_compressed(data, path)
+    else:
+        with replacing(path) as file:
+            file.write(data)
     return dict(manifest_of(data)["report"])
 
 
@@ -79,13 +83,17 @@ def is_compiled(
     Raises:
         ConfigError: it is, and options say how to compile it.
     """
-    if model.suffix != ".sparsec":
+    if not _is_artifact(model):
         return False
     if shape or dense or calibrate or target != "native":
         raise ConfigError(
             f"{model} is compiled already; --shape, --target, --dense and --calibrate are for .onnx files"
         )
     return True
+
+
+def _is_artifact(model: Path) -> bool:
+    return model.name.endswith((".sparsec", ".sparsec.zst"))
 
 
 def onnx_file(model: Path) -> Path:
@@ -95,7 +103,7 @@ def onnx_file(model: Path) -> Path:
         ConfigError: it is compiled already.
         ModelError: there is none.
     """
-    if model.suffix == ".sparsec":
+    if _is_artifact(model):
         raise ConfigError(f"{model} is compiled already; run it with `sparsec run`")
     if not model.is_file():
         raise ModelError(f"{model}: no such file")

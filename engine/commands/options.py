@@ -25,7 +25,12 @@ Sizes = Annotated[
     typer.Option("--size", metavar="NAME=N", help="a named dimension of inputs made up: batch=8 (default 1)"),
 ]
 TargetName = Annotated[
-    str, typer.Option("--target", help="the processor to compile for: native, x86-64-v3 or x86-64-v4")
+    str,
+    typer.Option(
+        "--target",
+        help="the processor to compile for: native, x86-64-v3, x86-64-v4; ARM: aarch64, "
+        "armv8.2-a+dotprod, cortex-a76, neoverse-n1, neoverse-v1",
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", help="threads to run on (default: SPARSEC_THREADS, else 1)")

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from sparsec.bound import traded
 from sparsec.errors import ConfigError
 from sparsec.explain import bytes_text, reason_of, shape_text
 from sparsec.html_report import charts, graph_list
@@ -144,9 +145,15 @@ def _row(index: int, layer: Report, times: Times, share: float | None) -> dict[s
         "dense": times.dense, "speed_up": times.speed_up, "share": share, "bytes": packed,
         "predicted_text": _time(times.predicted), "measured_text": _time(times.measured),
         "dense_text": _time(times.dense), "size": bytes_text(packed),
-        "of_dense": f"{packed / dense:.0%}" if dense else "",
+        "of_dense": f"{packed / dense:.0%}{_of_bound(layer)}" if dense else "",
         "candidates": [_candidate(c, layer) for c in layer.get("candidates", ())],
     }  # fmt: skip
+
+
+def _of_bound(layer: Report) -> str:
+    """How many times the bound a layer takes that trades size for speed."""
+    ratio = traded(layer)
+    return f", {ratio:.2f}x the bound" if ratio else ""
 
 
 def _candidate(candidate: Report, layer: Report) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 First every layer's default and its dense kernel, the costliest layers first.  Then, best-first: the trial
 that would save most if it ran as its prediction says, scaled by how the kernel's other trials of this layer
-compared with theirs.  Last, each winner is measured again a few times: it must beat the default by more than noise.
+compared with theirs.  Last, each winner is measured again a few times: it must beat the default by more
+than noise.
 """
 
 from __future__ import annotations
