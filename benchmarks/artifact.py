@@ -29,7 +29,8 @@ from workloads import WORKLOADS
 
 import sparsec
 from sparsec.bound import times_bound
-from sparsec.runtime import artifact, shipping
+from sparsec.runtime import shipping
+from sparsec.runtime.tables import Section
 from sparsec.runtime.verify import verify
 from sparsec.summary import totals_of
 
@@ -140,14 +141,14 @@ def most_alive(path: Path) -> int:
     data = path.read_bytes()
     places = {kind: (start, size) for kind, start, size in _sections(data)}
 
-    def rows(kind: artifact.Section, dtype: Any) -> Any:
+    def rows(kind: Section, dtype: Any) -> Any:
         start, size = places[kind]
         return np.frombuffer(data, dtype, size // np.dtype(dtype).itemsize, start)
 
     sizes: list[int] = []
-    for operator, _, a, b in rows(artifact.Section.EXPRESSIONS, "<u4,<u4,<i8,<i8"):
+    for operator, _, a, b in rows(Section.EXPRESSIONS, "<u4,<u4,<i8,<i8"):
         sizes.append(int(a) if operator == 0 else OPERATORS[int(operator)](sizes[a], sizes[b]))
-    buffers = rows(artifact.Section.BUFFERS, "<u4,<u4,<i8,<u4,<u4")
+    buffers = rows(Section.BUFFERS, "<u4,<u4,<i8,<u4,<u4")
     temporary = [(first, last, sizes[nbytes]) for kind, nbytes, _, first, last in buffers if kind == 3]
     steps = max((int(last) for _, last, _ in temporary), default=0) + 1
     return max(sum(n for first, last, n in temporary if first <= step <= last) for step in range(steps))
@@ -190,7 +191,7 @@ def megabytes(count: float) -> str:
 
 def table(found: dict[str, Any]) -> str:
     """The results for people."""
-    big, rows = found["large"], found["models"]
+    big, rows = found["large"], found["files"]
     proportional = " and ".join(megabytes(count) for count in big["proportional"])
     lines = [
         machine_line(found["machine"]),
@@ -223,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     machine = described()
     with tempfile.TemporaryDirectory() as folder:
         models = [model(name, Path(folder)) for name in names]
-        found = {"machine": machine, "large": large(Path(folder)), "models": models}
+        found = {"machine": machine, "large": large(Path(folder)), "files": models}
     path = RESULTS / f"artifact-{slug(machine)}.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(table(found), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -89,10 +90,10 @@ def link(objects: Sequence[bytes], target: Target) -> bytes:
     parts = hashlib.sha256()
     for part in objects:
         parts.update(hashlib.sha256(part).digest())
-    return cached(f"link|{parts.hexdigest()}|{_machine(target)}", lambda: _link(objects))
+    return cached(f"link|{parts.hexdigest()}|{_machine(target)}", lambda: _link(objects, target))
 
 
-def _link(objects: Sequence[bytes]) -> bytes:
+def _link(objects: Sequence[bytes], target: Target) -> bytes:
     tidy()
     shim = files("sparsec.runtime") / "csrc" / "shim.c"
     with _workspace() as folder:
@@ -102,11 +103,24 @@ def _link(objects: Sequence[bytes]) -> bytes:
             (folder / names[-1]).write_bytes(part)
         (folder / "shim.c").write_bytes(shim.read_bytes())
         command = [
-            settings().cc, "-shared", "-fPIC", "-O2", "-g0", "-Wl,--build-id=none", "-Wl,--strip-debug",
+            compiler_of(target), "-shared", "-fPIC", "-O2", "-g0", "-Wl,--build-id=none", "-Wl,--strip-debug",
             "-o", "code.so", *names, "shim.c", "-lm",
         ]  # fmt: skip
-        _run(command, folder)
+        _run(command, folder, target)
         return (folder / "code.so").read_bytes()
+
+
+def compiler_of(target: Target) -> str:
+    """The C compiler that links for a target.
+
+    Raises:
+        BuildError: nobody told one for an architecture that is neither this machine's nor ARM.
+    """
+    if target.architecture == platform.machine():
+        return settings().cc
+    if target.architecture == "aarch64":
+        return settings().aarch64_cc
+    raise BuildError(f"{target.name}: linking for {target.architecture} needs a machine of that kind")
 
 
 @contextmanager
@@ -128,13 +142,17 @@ def _workspace() -> Iterator[Path]:
         ) from error
 
 
-def _run(command: Sequence[str], folder: Path) -> None:
+def _run(command: Sequence[str], folder: Path, target: Target) -> None:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
+        native = target.architecture == platform.machine()
+        package, variable = (
+            ("gcc", "SPARSEC_CC") if native else ("gcc-aarch64-linux-gnu", "SPARSEC_AARCH64_CC")
+        )
         raise BuildError(
-            f"no C compiler {command[0]!r} to link kernels with: install one (Debian: apt-get install gcc) "
-            "or set SPARSEC_CC"
+            f"no C compiler {command[0]!r} to link kernels for {target.name} with: install one (Debian: "
+            f"apt-get install {package}) or set {variable}"
         ) from None
     if done.returncode:
         raise BuildError(f"linking kernels with {command[0]} failed:\n{done.stderr.strip()}")

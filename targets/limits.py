@@ -107,12 +107,20 @@ def reads_in_parts(target: Target, nbytes: int, part: int = 4 << 20) -> Probe:
 
 
 def clock(target: Target, tiles: int = 8) -> Probe:
-    """A chain of integer multiplications and additions, three cycles and one; the work is cycles.
+    """A chain of integer operations of known length; the work is cycles.
 
-    Three cycles is what a 64-bit multiplication takes on every Intel core since 2008 and every
-    AMD core since Zen (instruction tables of both vendors and of Agner Fog).
+    On x86 multiplications and additions, three cycles and one: a 64-bit multiplication takes three
+    on every Intel core since 2008 and every AMD core since Zen (instruction tables of both vendors
+    and of Agner Fog).  ARM's cores differ in that, so there the chain is of additions and exclusive
+    ors, a cycle each.
     """
     steps, unroll = 2000, 16
+    cycles = 2.0 if target.architecture == "aarch64" else 4.0
+
+    def next_value(value: Any, factor: Any, term: Any) -> Any:
+        from tvm.script.ir_builder import tirx as T
+
+        return T.bitwise_xor(value + term, factor) if cycles == 2.0 else value * factor + term
 
     def body(k: Kernel) -> None:
         value = _integers(k)
@@ -121,11 +129,11 @@ def clock(target: Target, tiles: int = 8) -> Probe:
             k.assign(value, 0, k.cast64(k["x"][2]))
             with k.loop(steps):
                 for _ in range(unroll):
-                    k.assign(value, 0, value[0] * factor + term)
+                    k.assign(value, 0, next_value(value[0], factor, term))
             _store_integer(k, value[0], tile)
 
     x = np.full(4 * target.lanes, 3.0, np.float32)
-    return Probe(_program("clock", body, target, x, tiles, 1), (x,), 4.0 * steps * unroll * tiles)
+    return Probe(_program("clock", body, target, x, tiles, 1), (x,), cycles * steps * unroll * tiles)
 
 
 def gathers(target: Target, tiles: int = 8) -> Probe:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
-from dataclasses import dataclass
+import platform
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+#: from linux/prctl.h: ask for the length of scalable vectors; the bits of the answer that hold it, in bytes
+_PR_SVE_GET_VL, _VL_BYTES = 51, 0xFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +19,9 @@ class Processor:
     """What /proc/cpuinfo says of the first core.
 
     ``name`` is for people: hypervisors shorten it, so that whole families share one ("AMD EPYC").
-    ``vendor`` is empty, ``family`` and ``model`` are -1, where nothing is said of them.
+    ``vendor`` is empty, ``family`` and ``model`` are -1, where nothing is said of them.  ARM's
+    cores have the implementer's number for a vendor ("0x41"), the architecture's for a family, the
+    part's for a model; ``sve256`` among their flags says that vectors are 256 bits long.
     """
 
     vendor: str = ""
@@ -35,9 +41,18 @@ class Processor:
 def this_processor() -> Processor:
     """The processor we run on; an empty one where Linux does not tell."""
     try:
-        return parsed(_CPUINFO.read_text(encoding="utf-8", errors="replace"))
+        found = parsed(_CPUINFO.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return Processor()
+    return replace(found, flags=found.flags | _vector_length()) if "sve" in found.flags else found
+
+
+def _vector_length() -> frozenset[str]:
+    """``sve`` and the bits of a scalable vector here, as a flag; empty where Linux does not tell."""
+    if platform.machine() != "aarch64":
+        return frozenset()
+    found = int(ctypes.CDLL(None).prctl(_PR_SVE_GET_VL, 0, 0, 0, 0))
+    return frozenset({f"sve{8 * (found & _VL_BYTES)}"}) if found > 0 else frozenset()
 
 
 def parsed(cpuinfo: str) -> Processor:
@@ -46,16 +61,20 @@ def parsed(cpuinfo: str) -> Processor:
     pairs = (line.partition(":")[::2] for line in core.splitlines())
     facts = {key.strip(): value.strip() for key, value in pairs}
     return Processor(
-        facts.get("vendor_id", ""),
-        _number(facts.get("cpu family", "")),
-        _number(facts.get("model", "")),
+        facts.get("vendor_id", facts.get("CPU implementer", "")),
+        _number(facts.get("cpu family", facts.get("CPU architecture", ""))),
+        _number(facts.get("model", facts.get("CPU part", ""))),
         facts.get("model name", ""),
-        frozenset(facts.get("flags", "").split()),
+        frozenset(facts.get("flags", facts.get("Features", "")).split()),
     )
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isdecimal() else -1
+    """Decimal as x86 writes it, or hexadecimal as ARM does."""
+    try:
+        return int(text, 16 if text.startswith("0x") else 10)
+    except ValueError:
+        return -1
 
 
 def cpu_features() -> frozenset[str]:

@@ -20,7 +20,8 @@ class Target:
     """A machine to generate code for.
 
     Sizes are bytes; ``lanes`` float32 per vector register; ``cycles`` figures are per core.
-    ``features`` are the names ``/proc/cpuinfo`` uses; an artifact refuses to load without them.
+    ``features`` are the names ``/proc/cpuinfo`` uses (and ``sve256``: scalable vectors of 256 bits);
+    an artifact refuses to load without them.
     """
 
     name: str
@@ -33,8 +34,13 @@ class Target:
     l3: int = 16 * 1024 * 1024
     gigahertz: float = 3.4
     mattr: tuple[str, ...] = ()
+    #: LLVM's triple of another architecture than x86-64, and command line options of its code generator
+    triple: str = ""
+    options: tuple[str, ...] = ()
     #: what can run a layer, in the order ties are broken
     kernels: tuple[Kernel, ...] = ()
+    #: further targets that code is made for from the same plan and weights (see targets.several)
+    others: tuple[Target, ...] = ()
     #: bytes a cycle one core reads from L2, L3 and memory
     l2_bytes: float = 32.0
     l3_bytes: float = 16.0
@@ -47,11 +53,20 @@ class Target:
     mispredict: float = 18.0
 
     @property
+    def architecture(self) -> str:
+        """``x86_64`` or ``aarch64``: which instructions there are, for kernels that name some."""
+        return self.triple.partition("-")[0] or "x86_64"
+
+    @property
     def tvm_target(self) -> dict[str, Any]:
         """The dictionary ``tvm.target.Target`` takes."""
         described: dict[str, Any] = {"kind": "llvm", "mcpu": self.mcpu}
         if self.mattr:
             described["mattr"] = list(self.mattr)
+        if self.triple:
+            described["mtriple"] = self.triple
+        if self.options:
+            described["cl-opt"] = list(self.options)
         return described
 
 

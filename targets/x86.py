@@ -1,4 +1,4 @@
-"""x86 targets: the kernels, the two portable levels, and the machine at hand."""
+"""x86 targets: the kernels, two portable levels, and the machine at hand."""
 
 from __future__ import annotations
 
@@ -48,25 +48,9 @@ AVX512 = Target(
     mattr=("+prefer-no-gather", "+prefer-no-scatter", "-prefer-256-bit"),
 )  # fmt: skip
 
-NAMES = ("native", AVX2.name, AVX512.name)
-
 #: what LLVM may use when it generates for this very CPU
 _KNOWN = (*_V4, "avx512_vnni", "avx512_vbmi", "avx512_vbmi2", "avx512_bitalg", "avx512_vpopcntdq",
           "avx512ifma", "avx512_bf16", "avx_vnni", "gfni", "vaes", "vpclmulqdq", "adx", "sha_ni")  # fmt: skip
-
-
-def target_named(name: str) -> Target:
-    """The target called ``name``: native, x86-64-v3 (AVX2) or x86-64-v4 (AVX-512).
-
-    Raises:
-        ConfigError: the name is unknown, or this machine cannot be a native target.
-    """
-    if name == "native":
-        return native()
-    for target in (AVX2, AVX512):
-        if target.name == name:
-            return target
-    raise ConfigError(f"unknown target {name!r}: choose one of {', '.join(NAMES)}")
 
 
 def native() -> Target:

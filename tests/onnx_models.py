@@ -57,7 +57,9 @@ def mlp(
     return model(nodes, {"x": (batch, widths[0])}, {"y": (batch, widths[-1])}, weights)
 
 
-def encoder(batch: Size, length: Size, width: int = 32, heads: int = 4, seed: int = 0) -> onnx.ModelProto:
+def encoder(
+    batch: Size, length: Size, width: int = 32, heads: int = 4, seed: int = 0, zeros: float = 0.8
+) -> onnx.ModelProto:
     """One transformer layer: attention, residuals, layer normalisation, a feed-forward part."""
     rng = np.random.default_rng(seed)
     weights: dict[str, Array] = {}
@@ -73,7 +75,7 @@ def encoder(batch: Size, length: Size, width: int = 32, heads: int = 4, seed: in
         return name
 
     def linear(x: str, inner: int, outer: int) -> str:
-        return add("Add", add("MatMul", x, const(pruned(rng, inner, outer, 0.8))), const(rng.random(outer)))
+        return add("Add", add("MatMul", x, const(pruned(rng, inner, outer, zeros))), const(rng.random(outer)))
 
     def heads_of(x: str, perm: Sequence[int]) -> str:
         split = add("Reshape", x, const([0, 0, heads, width // heads], np.int64))

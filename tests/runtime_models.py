@@ -118,11 +118,12 @@ KERNEL(check) {
 """
 
 
-def compile_code(folder: Path, *flags: str) -> bytes:
+def compile_code(folder: Path, *flags: str, compiler: str = "cc") -> bytes:
     """The kernels and the shim as a shared object."""
     source, library = folder / "kernels.c", folder / "kernels.so"
     source.write_text(KERNELS)
-    command = ["cc", "-shared", "-fPIC", "-O1", f"-I{CSRC}", *flags, str(source), str(CSRC / "shim.c")]
+    options = ["-shared", "-fPIC", "-O1", f"-I{CSRC}", *flags]
+    command = [compiler, *options, str(source), str(CSRC / "shim.c")]
     subprocess.run([*command, "-o", str(library), "-lm"], check=True)
     return library.read_bytes()
 

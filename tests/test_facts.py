@@ -41,6 +41,8 @@ ARM = """processor\t: 0
 BogoMIPS\t: 243.75
 Features\t: fp asimd
 CPU implementer\t: 0x41
+CPU architecture: 8
+CPU part\t: 0xd0c
 """
 FOUND = Facts(3.0, 2.0, 32768, 524288, 1 << 25, 60.0, 29.5, 22.5, 6.5, 1.1, 17.5)
 
@@ -50,10 +52,11 @@ def test_cpuinfo_of_one_core_is_read() -> None:
     assert milan == Processor("AuthenticAMD", 25, 1, "AMD EPYC", frozenset({"fpu", "fma", "avx2", "bmi2"}))
     sapphire = parsed(SAPPHIRE)
     assert (sapphire.vendor, sapphire.family, sapphire.model) == ("GenuineIntel", 6, 143)
+    assert parsed(ARM) == Processor("0x41", 8, 0xD0C, "", frozenset({"fp", "asimd"}))
     assert sapphire.name == "Intel(R) Xeon(R) Processor @ 2.00GHz: custom"
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", ARM, "model : x\nno colon here\ncpu family : -1"])
+@pytest.mark.parametrize("text", ["", "\n\n", "model : x\nno colon here\ncpu family : -1"])
 def test_cpuinfo_that_says_little(text: str) -> None:
     found = parsed(text)
     assert (found.family, found.model, found.flags) == (-1, -1, frozenset())

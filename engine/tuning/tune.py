@@ -12,7 +12,7 @@ from sparsec.compiler import ANALYSIS
 from sparsec.config import settings
 from sparsec.errors import ConfigError
 from sparsec.frontends import import_model
-from sparsec.targets.named import target_named
+from sparsec.targets.named import runs_here, target_named
 from sparsec.targets.processor import this_processor
 from sparsec.targets.target import Target
 from sparsec.tuning.measurer import Measurer
@@ -72,7 +72,8 @@ def tune(
             of the budget that is spent.
 
     Raises:
-        ConfigError: there is nowhere to keep records, or nobody answers at ``remote``.
+        ConfigError: there is nowhere to keep records, nobody answers at ``remote``, this machine does
+            not run the target's code, or there are several targets.
         ModelError, Unsupported: as for compile.
     """
     machine = target if isinstance(target, Target) else target_named(target)
@@ -87,6 +88,7 @@ def tune_graph(
     progress: Progress | None = None,
 ) -> Outcome:  # fmt: skip
     """:func:`tune` for an imported graph."""
+    _refuse(target, remote)
     name = this_processor().key if remote is None else remote_machine(remote)
     layers = layers_of(pipeline.run(graph, target, ANALYSIS), target, name, threads)
     found = Records.read([path])
@@ -100,6 +102,15 @@ def tune_graph(
     return Outcome(
         search.done, interrupted, path, found.damaged, tuple(_tuned(layer, found) for layer in layers)
     )
+
+
+def _refuse(target: Target, remote: str | None) -> None:
+    if target.others:
+        raise ConfigError("records are of one target's kernels: tune for one target at a time")
+    if remote is None and not runs_here(target):
+        raise ConfigError(
+            f"code for {target.name} cannot be measured here: name a machine that runs it, --remote HOST:PORT"
+        )
 
 
 def _tuned(layer: Layer, records: Records) -> Tuned:

@@ -140,7 +140,7 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     chunk, pitch = c["chunk"], _pitch(c, target.lanes)
 
     def body(k: Kernel) -> None:
-        count = list_active(k, problem)
+        count = list_active(k, problem, target)
         with k.tiles() as tile:
             (add_whole if c["whole"] else add_sparse)(k, problem, tile, count, chunk, pitch)
             row0 = k.bind(tile * chunk)
@@ -160,7 +160,20 @@ def _pitch(config: Mapping[str, int], lanes: int) -> int:
     return -(-(config["chunk"] + (0 if config["whole"] else 1)) // lanes) * lanes
 
 
-def list_active(k: Kernel, problem: Problem) -> Any:
+def _mask(used: Any, target: Target) -> Any:
+    """An int32 of eight conditions, one a bit."""
+    from tvm import tirx
+    from tvm.script.ir_builder import tirx as T
+
+    zero, ones = (T.Broadcast(tirx.IntImm("int32", n), _BYTE) for n in (0, -1))
+    if target.architecture == "x86_64":
+        taken = T.reinterpret("float32x8", T.Select(used, ones, zero))
+        return T.call_llvm_pure_intrin("int32", "llvm.x86.avx.movmsk.ps.256", taken)
+    weights = T.shift_left(T.Broadcast(tirx.IntImm("int32", 1), _BYTE), T.Ramp(T.int32(0), 1, _BYTE))
+    return T.call_llvm_pure_intrin("int32", "llvm.vector.reduce.add", T.Select(used, weights, zero))
+
+
+def list_active(k: Kernel, problem: Problem, target: Target) -> Any:
     """Write the numbers of the inputs that are not zero to scratch; returns how many."""
     from tvm import tirx
     from tvm.script.ir_builder import tirx as T
@@ -184,10 +197,7 @@ def list_active(k: Kernel, problem: Problem) -> Any:
 
     with k.loop(inner // _BYTE) as i:
         at = k.bind(i * _BYTE)
-        used = T.Select(bits(at, _BYTE) != splat32(0), splat32(-1), splat32(0))
-        mask = k.bind(
-            T.call_llvm_pure_intrin("int32", "llvm.x86.avx.movmsk.ps.256", T.reinterpret("float32x8", used))
-        )
+        mask = k.bind(_mask(bits(at, _BYTE) != splat32(0), target))
         order = T.cast(k.vector(k["orders"], k.cast64(mask) * _BYTE, _BYTE), "int32x8")
         listed = order + splat32(T.cast(at, "int32"))
         k.put(k.scratch, count[0], T.reinterpret("float32x8", listed), _BYTE)

@@ -2,13 +2,15 @@
 
 For weights that come from L3 or memory, where bytes are what costs: half zeros take 2.125 bytes an
 element against 4.  A step is one vector of inputs of one row: its mask says where the next packed
-values go (a permutation looked up by the mask on AVX2, an expanding move on AVX-512), and the
+values go (a permutation looked up by the mask on AVX2 and ARM, an expanding move on AVX-512), and the
 number of bits how many there were.  Several rows share the loads of x.  Values are one stream,
 in the order they are read, so that one pointer walks it.
 
 Arrays: ``values`` and a vector of padding; ``masks`` [groups][passes][steps][rows], one bit a
 lane; ``starts`` int32: first value of each group of as many rows as a vector has lanes; for AVX2 ``places``
-int32 [256, 8]: for each mask which value every lane takes, the sign set where it takes one.
+int32 [256, 8]: for each mask which value every lane takes, the sign set where it takes one.  ARM's lookups
+answer 0 beyond a table, and counting bits is slow there, so its ``places`` hold positions and then the
+numbers of bits of all masks: int32 for SVE; uint8 for NEON, whose vectors are taken two at a time.
 
 The format is common; expanding moves for it on AVX-512 are those of SparAMX (AbouElhamayed et al. 2025).
 """
@@ -26,6 +28,7 @@ from sparsec.pattern import Pattern
 from sparsec.targets.cost import epilogue_cycles, overlapped, stream_cycles
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import extra_pointers, finish_across
+from sparsec.targets.kernels.lookups import NOWHERE, in_bytes, is_neon, is_sve, look_up
 from sparsec.targets.kernels.shuffles import Registers, combine_rows, pick
 from sparsec.targets.kernels.streaming import AHEAD, prefetch
 from sparsec.targets.target import Packing, Problem, Target
@@ -34,7 +37,8 @@ name = "bitmask_gemv"
 format = "bitmask"
 
 _EXPAND = "llvm.x86.avx512.mask.expand.v16f32"
-_PERMUTE = "llvm.x86.avx2.permps"
+#: bits of a mask that NEON spreads at once
+_HALF = 4
 _FENCE = "llvm.arithmetic.fence"
 
 
@@ -46,20 +50,24 @@ def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
 
 def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str, int], ...]:
     """As many rows together as make four accumulators or more, with registers left for the rest."""
-    return ({"rows": target.lanes // (2 if (problem.columns or 1) <= 2 else 4)},)
+    return ({"rows": width(target) // (2 if (problem.columns or 1) <= 2 else 4)},)
+
+
+def width(target: Target) -> int:
+    """Elements of a step: a vector, or two of NEON's."""
+    return max(8, target.lanes)
 
 
 def _steps(problem: Problem, target: Target) -> int:
     """Vectors of the weight, whole groups of rows."""
-    lanes = target.lanes
+    lanes = width(target)
     return -(-problem.rows // lanes) * lanes * -(-problem.inner // lanes)
 
 
 def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
     """Cycles of one run: steps at the rate of the permutation, or the bytes of the stream."""
-    columns, lanes = problem.columns or 1, target.lanes
-    # fitted on Zen 3; a guess for AVX-512, where weights from memory wait for their bytes
-    rate = 1.9 + 0.5 * columns
+    columns, lanes = problem.columns or 1, width(target)
+    rate = _step_cycles(columns, target)
     groups = -(-problem.rows // lanes)
     out = groups * columns * (4.0 * lanes + epilogue_cycles(problem))
     stream = stream_cycles(nbytes(problem, pattern, config, target), target)
@@ -67,9 +75,18 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     return overlapped(compute, stream) + out + 100
 
 
+def _step_cycles(columns: int, target: Target) -> float:
+    """Cycles of a step, weights at hand."""
+    if is_neon(target):
+        # loads: the mask, and for either half values, positions and a number of bits
+        return 3.5 + columns * 2 / target.fmas
+    # fitted on Zen 3; a guess for others, where weights from memory wait for their bytes
+    return 1.9 + 0.5 * columns
+
+
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
     """A bit for every element, the nonzeros, and the table."""
-    lanes = target.lanes
+    lanes = width(target)
     table = 256 * lanes * 4 if lanes == 8 else 0
     groups = -(-problem.rows // lanes)
     return _steps(problem, target) * lanes // 8 + 4 * (pattern.nonzeros + lanes + groups) + table
@@ -77,7 +94,7 @@ def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target
 
 def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:
     """Pack ``weight[M, K]``."""
-    lanes, rows = target.lanes, config["rows"]
+    lanes, rows = width(target), config["rows"]
     groups, steps = -(-problem.rows // lanes), -(-problem.inner // lanes)
     padded = np.zeros((groups * lanes, steps * lanes), np.float32)
     padded[: problem.rows, : problem.inner] = weight
@@ -89,19 +106,26 @@ def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Targe
     values = np.concatenate((cut[used], np.zeros(lanes, np.float32)))
     arrays = {"values": values, "masks": masks, "starts": starts.astype(np.int32)}
     if lanes == 8:
-        arrays["places"] = _places()
+        arrays["places"] = _places(target)
     return Packing(arrays, groups, tuple(sorted({**config, "chunks": groups}.items())))
 
 
-def _places() -> NDArray[np.int32]:
-    """For each mask of 8 bits: the rank of every bit among those set, its sign saying whether it is."""
+def _places(target: Target) -> NDArray[Any]:
+    """For each mask the rank of every bit among those set, and whether it is."""
     bits = np.arange(256)[:, None] >> np.arange(8) & 1
-    return np.where(bits, np.cumsum(bits, axis=1) - 1 - (1 << 31), 0).astype(np.int32).reshape(-1)
+    ranks, counts = np.cumsum(bits, axis=1) - 1, bits.sum(axis=1)
+    if is_neon(target):
+        nibbles = np.where(bits, ranks, -1)[: 1 << _HALF, :_HALF, None]
+        spread = np.where(nibbles < 0, NOWHERE, 4 * nibbles + np.arange(4))
+        return np.concatenate((spread.reshape(-1), counts)).astype(np.uint8)
+    if is_sve(target):
+        return np.concatenate((np.where(bits, ranks, NOWHERE).reshape(-1), counts)).astype(np.int32)
+    return np.where(bits, ranks - (1 << 31), 0).astype(np.int32).reshape(-1)
 
 
 def scratch_floats(problem: Problem, packing: Packing, target: Target) -> int:
     """Room for the last inputs, padded to a vector, and for the results of one group."""
-    return 2 * (problem.columns or 1) * target.lanes
+    return 2 * (problem.columns or 1) * width(target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +134,7 @@ class _Emitter:
 
     k: Kernel
     problem: Problem
+    target: Target
     rows: int
     #: ``rows`` accumulators for each column
     sums: Any
@@ -132,20 +157,40 @@ class _Emitter:
         from tvm.script.ir_builder import tirx as T
 
         k = self.k
-        kind, values = f"float32x{k.lanes}", k.vector(k["values"], first)
+        if is_neon(self.target):
+            both = k.cast64(mask)
+            low, high = k.bind(T.bitwise_and(both, 15)), k.bind(T.shift_right(both, _HALF))
+            return pick([self.half(low, first), self.half(high, first + self.count(low))], range(k.lanes))
         # loads folded into a permutation take twice its time, into an expanding move its dependence
+        kind, values = f"float32x{k.lanes}", k.vector(k["values"], first)
         values = k.bind(T.call_llvm_pure_intrin(kind, _FENCE, values))
         if k.lanes == 16:
             taken = T.reinterpret("uint1x16", mask)
             return T.call_llvm_pure_intrin(kind, _EXPAND, values, k.splat(0.0), taken)
         places = k.bind(k.vector(k["places"], k.cast64(mask) * 8))
-        taken = T.call_llvm_pure_intrin(kind, _PERMUTE, values, places)
+        taken = look_up([values], places, self.target)
+        if is_sve(self.target):
+            return taken
         return tirx.Select(places < T.Broadcast(T.int32(0), 8), taken, k.splat(0.0))
+
+    def half(self, nibble: Any, first: Any) -> Any:
+        """A NEON vector of the weight."""
+        k = self.k
+        places = k.bind(k.vector(k["places"], nibble * 16, 16))
+        return k.bind(in_bytes([k.vector(k["values"], first, _HALF)], places))
+
+    def count(self, mask: Any) -> Any:
+        """How many bits of a mask are set."""
+        from tvm.script.ir_builder import tirx as T
+
+        k = self.k
+        if self.target.architecture == "x86_64":
+            return k.cast64(T.popcount(T.cast(mask, "int32")))
+        counts = 16 << _HALF if is_neon(self.target) else 256 * 8
+        return k.cast64(k["places"][counts + k.cast64(mask)])
 
     def step(self, xs: Sequence[Any], line: Any) -> None:
         """The next vector of every row of the pass."""
-        from tvm.script.ir_builder import tirx as T
-
         k = self.k
         first = k.bind(self.next[0])
         prefetch(k["values"], first + AHEAD, lines=self.rows * k.lanes // 32)
@@ -154,7 +199,7 @@ class _Emitter:
             value = k.bind(self.spread(mask, first))
             for n, x in enumerate(xs):
                 k.assign(self.sums, n * self.rows + r, self.sums[n * self.rows + r] + value * x)
-            first = k.bind(first + k.cast64(T.popcount(T.cast(mask, "int32"))))
+            first = k.bind(first + self.count(mask))
         k.assign(self.next, 0, first)
 
     def one_pass(self, line: Any) -> None:
@@ -223,16 +268,16 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     """The TIR function."""
     from tvm.script.ir_builder import tirx as T
 
-    lanes, rows = target.lanes, dict(packing.config)["rows"]
+    lanes, rows = width(target), dict(packing.config)["rows"]
 
     def body(k: Kernel) -> None:
         sums = k.registers((problem.columns or 1) * rows)
         position = T.alloc_buffer((1,), "int64", scope="local")
-        emitter = _Emitter(k, problem, rows, sums, position, Registers(k, lanes))
+        emitter = _Emitter(k, problem, target, rows, sums, position, Registers(k, lanes))
         emitter.pad_inputs()
         with k.tiles() as number:
             emitter.group(number)
 
     pointers = [("x", "float32"), ("values", "float32"), ("masks", f"uint{lanes}"), ("starts", "int32")]
-    table = [("places", "int32")] if lanes == 8 else []
+    table = [("places", "uint8" if is_neon(target) else "int32")] if lanes == 8 else []
     return prim_func(name, lanes, [*pointers, *table, *extra_pointers(problem), ("y", "float32")], (), body)

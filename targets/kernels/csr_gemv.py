@@ -15,6 +15,7 @@ from sparsec.pattern import Pattern
 from sparsec.targets.cost import epilogue_cycles, overlapped, stream_cycles
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import extra_pointers, finish_across
+from sparsec.targets.kernels.lookups import is_sve
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "csr_gemv"
@@ -71,36 +72,41 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     from tvm.script.ir_builder import tirx as T
 
     columns, chunk = problem.columns or 1, dict(packing.config)["chunk"]
+    # numbers come into SVE's registers by way of memory, into NEON's directly
+    lanes = _WIDE // 2 if is_sve(target) else _WIDE
+    parts = _WIDE // lanes
 
     def body(k: Kernel) -> None:
-        acc = k.registers(columns, _WIDE)
+        acc = k.registers(columns * parts, lanes)
         with k.tiles() as tile:
             stop = T.min((tile + 1) * chunk, tirx.IntImm("int64", problem.rows))
             with k.loop(tile * chunk, stop) as row:
                 one_row(k, acc, row)
 
     def one_row(k: Kernel, acc: Any, row: Any) -> None:
-        for n in range(columns):
-            k.assign(acc, n, k.splat(0.0, _WIDE))
+        for i in range(columns * parts):
+            k.assign(acc, i, k.splat(0.0, lanes))
         first = k.bind(k.cast64(k["starts"][row]))
         count = k.bind((k.cast64(k["starts"][row + 1]) - first) // _WIDE)
         with k.loop(count) as j:
             at = k.bind(first + j * _WIDE)
-            value = k.bind(k.vector(k["values"], at, _WIDE))
+            values = [k.bind(k.vector(k["values"], at + p * lanes, lanes)) for p in range(parts)]
             index = [k.bind(k.cast64(k["columns"][at + i])) for i in range(_WIDE)]
             for n in range(columns):
                 x = [k["x"][n * problem.inner + i] for i in index]
-                k.assign(acc, n, acc[n] + value * T.Shuffle(x, list(range(_WIDE))))
+                for p, value in enumerate(values):
+                    picked = T.Shuffle(x[p * lanes : (p + 1) * lanes], list(range(lanes)))
+                    k.assign(acc, n * parts + p, acc[n * parts + p] + value * picked)
         for n in range(columns):
-            total = k.bind(_sum_lanes(acc[n]))
+            total = k.bind(_sum_lanes([acc[n * parts + p] for p in range(parts)]))
             where = n * problem.rows + row
             k.assign(k["y"], where, finish_across(k, problem, total, row, where, 1))
 
-    def _sum_lanes(v: Any) -> Any:
-        parts = [T.Shuffle([v], [i]) for i in range(_WIDE)]
-        while len(parts) > 1:
-            parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        return parts[0]
+    def _sum_lanes(vectors: list[Any]) -> Any:
+        sums = [T.Shuffle([v], [i]) for v in vectors for i in range(lanes)]
+        while len(sums) > 1:
+            sums = [a + b for a, b in zip(sums[::2], sums[1::2], strict=True)]
+        return sums[0]
 
     pointers = [
         ("x", "float32"), ("values", "float32"), ("columns", "uint16"), ("starts", "int32"),

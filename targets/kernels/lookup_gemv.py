@@ -1,8 +1,8 @@
 """lookup_gemv: sparse weights times one to four columns, x looked up in registers.
 
-A slab of x (as many entries as one or two vector registers hold) is kept in registers and
-looked up with a permutation by 8-bit positions, so no gather and no dependence on the core's
-load ports.  Rows are interleaved one per lane; inside a slab the groups of rows are sorted by
+A slab of x (as many entries as one, two or, on NEON, four vector registers hold) is kept in registers
+and looked up with a permutation by 8-bit positions (see lookups), so no gather and no dependence on
+the core's load ports.  Rows are interleaved one per lane; inside a slab the groups of rows are sorted by
 their longest row, so the inner loop's trip count repeats, and partial sums rest in scratch.
 Rows shorter than their group's longest are padded with zeros.
 
@@ -25,6 +25,7 @@ from sparsec.pattern import Pattern
 from sparsec.targets.cost import epilogue_cycles, stream_cycles
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import extra_pointers, finish_across
+from sparsec.targets.kernels.lookups import index, look_up, slot_cycles, stored, stored_type, table_sizes
 from sparsec.targets.target import Packing, Problem, Target
 
 name = "lookup_gemv"
@@ -32,13 +33,6 @@ format = "ell"
 
 #: slots a visit up to which the inner loop is unrolled whole
 _STRAIGHT = 8
-
-_PERMUTE = {
-    # (lanes, registers of x) -> LLVM intrinsic
-    (8, 1): "llvm.x86.avx2.permps",
-    (16, 1): "llvm.x86.avx512.permvar.sf.512",
-    (16, 2): "llvm.x86.avx512.vpermi2var.ps.512",
-}
 
 
 def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
@@ -48,48 +42,80 @@ def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
 
 
 def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str, int], ...]:
-    """One register of x on AVX2; two, then one, on AVX-512."""
+    """Every number of registers that x can be looked up in."""
     lanes = target.lanes
-    widths = [2, 1] if (lanes, 2) in _PERMUTE else [1]
     # long runs of equal visits need many rows: cut only what is tall
     chunks = max(1, problem.rows // 1024)
     chunk = -(-problem.rows // (chunks * lanes)) * lanes
-    return tuple({"registers": w, "chunk": chunk} for w in widths)
+    return tuple({"registers": w, "chunk": chunk} for w in table_sizes(target))
 
 
 @lru_cache(maxsize=4096)
-def _longest(slab: int, rows: int, permille: int) -> float:
-    """Expected longest of ``rows`` binomial row lengths in a slab."""
+def _longest(slab: int, rows: int, permille: int) -> tuple[float, ...]:
+    """The chance that the longest of ``rows`` binomial row lengths in a slab is 0, 1 ... slab."""
     d = permille / 1000
-    below = 0.0
-    total = 0.0
+    below, before, found = 0.0, 0.0, []
     for length in range(slab + 1):
         below += comb(slab, length) * d**length * (1 - d) ** (slab - length)
-        total += 1 - min(1.0, below) ** rows
-    return total
+        found.append(min(1.0, below) ** rows - before)
+        before += found[-1]
+    return tuple(found)
+
+
+def _cells(
+    problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target
+) -> tuple[float, float]:
+    """Groups of rows times slabs that hold a nonzero, and how dense these are."""
+    lanes, slab = target.lanes, target.lanes * config["registers"]
+    found = [b.stored for b in pattern.blocks if (b.rows, b.columns) == (lanes, slab)]
+    every = -(-problem.rows // lanes) * -(-problem.inner // slab)
+    live = max(1.0, found[0] if found else every * (1 - (1 - pattern.density) ** (lanes * slab)))
+    return live, min(1.0, pattern.nonzeros / (live * lanes * slab))
+
+
+def _chances(
+    problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target
+) -> tuple[float, ...]:
+    """The chance of each length of a visit."""
+    _, density = _cells(problem, pattern, config, target)
+    # the rows of a block are equally long, and its columns come together
+    high, wide = (pattern.block.rows, pattern.block.columns) if pattern.block else (1, 1)
+    slab = target.lanes * config["registers"]
+    found = _longest(max(1, slab // wide), max(1, target.lanes // high), max(1, round(density * 1000)))
+    return tuple(found[i // wide] if i % wide == 0 else 0.0 for i in range((len(found) - 1) * wide + 1))
 
 
 def _slots(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
     """Expected slots: each group of rows takes its longest row's length in every slab."""
-    lanes, slab = target.lanes, target.lanes * config["registers"]
-    cells = -(-problem.rows // lanes) * -(-problem.inner // slab)
-    longest = _longest(slab, lanes, max(1, round(pattern.density * 1000)))
+    slab = target.lanes * config["registers"]
+    cells, _ = _cells(problem, pattern, config, target)
+    chances = _chances(problem, pattern, config, target)
+    longest = sum(length * chance for length, chance in enumerate(chances))
     even = [slab * f.n / f.m for f in pattern.nm if f.axis == 1 and slab % f.m == 0]
-    return cells * min(longest * (1 + 0.5 * pattern.row_variation**2), slab, *even)
+    return cells * max(1.0, min(longest * (1 + 0.5 * min(1.0, pattern.row_variation) ** 2), slab, *even))
+
+
+def _runs_cycles(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
+    """Every slab of a chunk begins anew, and so does every length of its visits, with a wrong guess."""
+    cells, _ = _cells(problem, pattern, config, target)
+    groups = min(config["chunk"], -(-problem.rows // target.lanes) * target.lanes) / target.lanes
+    begun = max(1.0, cells / groups)
+    chances = _chances(problem, pattern, config, target)[1:]
+    distinct = 1.0 if pattern.nm_best else sum(1 - (1 - chance) ** (cells / begun) for chance in chances)
+    return begun * (5.4 + 11.0 * distinct)
 
 
 def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:
     """Cycles of one run: slots at the permutation's rate and visits, or the stream of weights."""
     lanes, columns = target.lanes, problem.columns or 1
-    slab = lanes * config["registers"]
-    cells = -(-problem.rows // lanes) * -(-problem.inner // slab)
     slots = _slots(problem, pattern, config, target)
-    visits = cells * (1 - (1 - pattern.density) ** (lanes * slab))
+    visits, _ = _cells(problem, pattern, config, target)
+    runs = _runs_cycles(problem, pattern, config, target)
     stream = stream_cycles(nbytes(problem, pattern, config, target), target)
-    # fitted on Zen 3 at 2 to 50 % density: a slot waits for the shuffle ports, a visit for little
-    rate = 0.4 + 1.55 * columns
+    rate = slot_cycles(config["registers"], columns, target)
     out = problem.rows * columns / lanes * (2 + epilogue_cycles(problem))
-    return max(slots * rate + visits * (0.3 + 0.9 * columns), stream) + out + 200
+    # fitted on Zen 3 at 2 to 50 % density: a visit waits for little
+    return max(slots * rate + visits * (0.3 + 0.9 * columns) + runs, stream) + out + 200
 
 
 def nbytes(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> int:
@@ -132,7 +158,7 @@ def pack(weight: NDArray[Any], problem: Problem, config: Mapping[str, int], targ
     values[at, lane] = padded[row, column]
     positions[at, lane] = position
     arrays = {
-        "values": values.reshape(-1), "positions": positions.reshape(-1),
+        "values": values.reshape(-1), "positions": stored(positions.reshape(-1), target),
         "groups": np.array([g * lanes for *_, g in order] or [0], np.int32), "runs": runs, "cells": cells,
     }  # fmt: skip
     settings = {**config, "chunks": chunks}
@@ -172,7 +198,7 @@ def _runs(order: list[tuple[int, int, int, int]], chunks: int, slabs: int) -> tu
 def scratch_floats(problem: Problem, packing: Packing, target: Target) -> int:
     """Room for x, padded to whole slabs, and for the partial sums."""
     columns = problem.columns or 1
-    wide = problem.inner + 2 * target.lanes
+    wide = problem.inner + max(table_sizes(target)) * target.lanes
     return columns * (wide + problem.rows + 2 * target.lanes) + 64
 
 
@@ -187,11 +213,6 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     slabs = -(-problem.inner // slab)
     wide, tall = slabs * slab, -(-problem.rows // lanes) * lanes
     sums = columns * wide
-    intrinsic = _PERMUTE[lanes, c["registers"]]
-
-    def look_up(registers: list[Any], index: Any) -> Any:
-        operands = [registers[0], index] if len(registers) == 1 else [registers[0], index, registers[1]]
-        return T.call_llvm_pure_intrin(f"float32x{lanes}", intrinsic, *operands)
 
     def copy_x(k: Kernel) -> None:
         whole = problem.inner // lanes * lanes
@@ -248,10 +269,10 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
             k.put(k.scratch, sums + n * tall + base, acc[n])
 
     def one_slot(k: Kernel, acc: Any, xs: list[list[Any]], at: Any) -> None:
-        index = k.bind(T.cast(k.vector(k["positions"], at), f"int32x{lanes}"))
+        places = index(k, k["positions"], at, target)
         value = k.bind(k.vector(k["values"], at))
         for n in range(columns):
-            k.assign(acc, n, acc[n] + value * look_up(xs[n], index))
+            k.assign(acc, n, acc[n] + value * look_up(xs[n], places, target))
 
     def write_out(k: Kernel, row0: Any) -> None:
         stop = k.bind(T.min(row0 + chunk, k.cast64(tirx.IntImm("int64", problem.rows))))
@@ -268,7 +289,7 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
                     k.assign(k["y"], where, finish_across(k, problem, value, row, where, 1))
 
     pointers = [
-        ("x", "float32"), ("values", "float32"), ("positions", "uint8"), ("groups", "int32"),
+        ("x", "float32"), ("values", "float32"), ("positions", stored_type(target)), ("groups", "int32"),
         ("runs", "int32"), ("cells", "int32"), *extra_pointers(problem), ("y", "float32"),
     ]  # fmt: skip
     return prim_func(name, lanes, pointers, (), body)

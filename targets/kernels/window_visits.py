@@ -195,9 +195,10 @@ def scratch_floats(problem: Problem, packing: Packing, target: Target) -> int:
 
 
 def _resting(problem: Problem, config: Mapping[str, int]) -> int:
-    """Rows whose accumulators need a place: a chunk, or one visit where nothing rests."""
+    """Rows whose accumulators need a place: a chunk and rows left over, or one visit where nothing rests."""
     assert problem.conv is not None
-    return config["group"] if config["channels"] >= problem.conv.channels else config["chunk"]
+    group = config["group"]
+    return group if config["channels"] >= problem.conv.channels else config["chunk"] + problem.rows % group
 
 
 @dataclass(frozen=True, slots=True)
