@@ -359,7 +359,9 @@ def test_nobody_answers() -> None:
         name_of("127.0.0.1:9")
 
 
-@pytest.mark.parametrize(("target", "text"), [("neoverse-n1", "--remote"), ("x86-64-v3,x86-64-v4", "one target")])
+@pytest.mark.parametrize(
+    ("target", "text"), [("neoverse-n1", "--remote"), ("x86-64-v3,x86-64-v4", "one target")]
+)
 def test_what_cannot_be_measured_here_is_refused(target: str, text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=text):
         sparsec.tune(weight(), trials=1, target=target, records=tmp_path / "records.jsonl")
