@@ -122,6 +122,8 @@ def regret(row: Mapping[str, Any]) -> tuple[float, str]:
     if not ratios:
         return 1.0, str(row["chosen"])
     best = row["tuned"].get("kernel", row["chosen"])
+    if best == row["chosen"]:
+        return 1.0, best
     best_time, chosen_time = row["tuned"].get("beside", {}).get(row["chosen"], (ratios[best], 1.0))
     return max(1.0, chosen_time / best_time), best
 

@@ -38,13 +38,14 @@ FUNCTIONS = {
 }  # fmt: skip
 
 
-def step_cycles(group: int, vectors: int, shared: bool, target: Target) -> float:
+def step_cycles(group: int, vectors: int, shared: bool, target: Target, turns: float = 1.0) -> float:
     """A nonzero (or a zero in its place) of each row of a group, times some vectors of X.
 
-    ``shared``: the rows' nonzeros are in one column, whose vectors are loaded once.
+    ``shared``: the rows' nonzeros are in one column, whose vectors are loaded once.  ``turns``: what a
+    load of X takes beside one that lies within a cache line.
     """
     columns = 1 if shared else group
-    loads = columns * vectors + group + 0.5 * columns
+    loads = columns * vectors * turns + group + 0.5 * columns
     return max(loads / LOADS, group * vectors / target.fmas, LATENCY)
 
 

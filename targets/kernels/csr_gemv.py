@@ -39,7 +39,10 @@ def predict(problem: Problem, pattern: Pattern, config: Mapping[str, int], targe
     """Cycles: about one nonzero a cycle and column, and the end of every row; or the bytes."""
     columns = problem.columns or 1
     slots = pattern.nonzeros + 0.5 * _WIDE * problem.rows
-    ends = problem.rows * (12 + 8 * columns + epilogue_cycles(problem) * columns)
+    # rows that one step takes end where they are expected to
+    short = pattern.nonzeros * (1 - pattern.hub_share) <= _WIDE * problem.rows
+    end = (4 if short else 12) + 8 * columns
+    ends = problem.rows * (end + epilogue_cycles(problem) * columns)
     compute = slots * (0.5 + 0.5 * columns)
     stream = stream_cycles(nbytes(problem, pattern, config, target), target)
     return overlapped(compute, stream) + ends

@@ -92,7 +92,12 @@ def _slots(problem: Problem, pattern: Pattern, config: Mapping[str, int], target
     chances = _chances(problem, pattern, config, target)
     longest = sum(length * chance for length, chance in enumerate(chances))
     even = [slab * f.n / f.m for f in pattern.nm if f.axis == 1 and slab % f.m == 0]
-    return cells * max(1.0, min(longest * (1 + 0.5 * min(1.0, pattern.row_variation) ** 2), slab, *even))
+    # one of few hubs is the longest of its group in every slab; what else varies is spread over all groups
+    few = 4 * target.lanes * pattern.hub_rows <= problem.rows
+    hubs = pattern.hub_rows * pattern.rows.maximum if few else 0
+    if not hubs:
+        longest *= 1 + 0.5 * min(1.0, pattern.row_variation) ** 2
+    return cells * max(1.0, min(longest, slab, *even)) + hubs
 
 
 def _runs_cycles(problem: Problem, pattern: Pattern, config: Mapping[str, int], target: Target) -> float:

@@ -309,7 +309,8 @@ def predict(
     group, (down, across) = config["group"], window.tiles
     tiles = down * across * window.repeats
     parts = parts_of(window, config["vectors"])
-    per_step = sum(step_cycles(group, round(v * window.turns), bool(config["shared"]), target) for v in parts)
+    shared = bool(config["shared"])
+    per_step = sum(step_cycles(group, v, shared, target, window.turns) for v in parts)
     per_visit = sum(visit_cycles(group, v) for v in parts)
     out = problem.rows * (
         window.store_cycles(target, problem.rows) + window.vectors * epilogue_cycles(problem)
