@@ -30,6 +30,9 @@ from sparsec.targets.target import Target
 #: nodes that one elementwise expression may be spread over
 _DEPTH = 8
 
+#: what a quotient's expression is over: what is divided, the variance, anything else
+_DIVIDEND, _VARIANCE, _OTHER = Arg(0), Arg(1), Arg(2)
+
 
 def fuse_norms(graph: Graph, target: Target) -> Graph:
     """Replace ``(x - mean) / sqrt(variance + epsilon) * gamma + beta`` and the same without mean and beta.
@@ -56,13 +59,6 @@ class _Match:
     centred: bool
     gamma: str | None
     beta: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """A value as a leaf of an expression over names."""
-
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,38 +127,22 @@ class _Matcher:
         """Epsilon, where a node is ``d / sqrt(variance + epsilon)``."""
         if n.type != self.nodes[d].type:
             return None
-        factors = list(_factors(self._spread(n, variance, 0), 1))
-        roots = [f for f in factors if f[0] != _leaf(d)]
-        if len(factors) != 2 or len(roots) != 1 or (_leaf(d), 1) not in factors:
-            return None
-        return self._epsilon(*roots[0], variance)
+        factors = list(_factors(self._spread(n, {d: _DIVIDEND, variance: _VARIANCE}, 0), 1))
+        roots = [f for f in factors if f != (_DIVIDEND, 1)]
+        return _epsilon(*roots[0]) if len(factors) == 2 and len(roots) == 1 else None
 
-    def _epsilon(self, root: Expr, power: int, variance: str) -> float | None:
-        match root:
-            case Call("sqrt", (inside,)) if power == -1:
-                pass
-            case Call("rsqrt", (inside,)) if power == 1:
-                pass
-            case Call("pow", (inside, Scalar(exponent))) if exponent * power == -0.5:
-                pass
-            case _:
-                return None
-        match inside:
-            case Call("add", (a, Scalar(epsilon))) | Call("add", (Scalar(epsilon), a)):
-                return epsilon if a == _leaf(variance) else None
-        return None
-
-    def _spread(self, n: Node, variance: str, depth: int) -> Expr:
-        """A node's expression over names, with those of one number a token written out."""
-        shape = self.nodes[variance].type.shape
+    def _spread(self, n: Node, known: Mapping[str, Arg], depth: int) -> Expr:
+        """A node's expression over what is known, with values of one number a token written out."""
 
         def leaf(name: str) -> Expr:
-            before = self.nodes[name]
-            inside = before.op is Op.ELEMENTWISE and before.type.shape == shape and depth < _DEPTH
-            if name != variance and inside:
-                return self._spread(before, variance, depth + 1)
-            number = self._constant(name)
-            return _leaf(name) if number is None else Scalar(number)
+            if name in known:
+                return known[name]
+            before, number = self.nodes[name], self._constant(name)
+            if number is not None:
+                return Scalar(number)
+            if before.op is Op.ELEMENTWISE and before.type.shape[-1:] == (1,) and depth < _DEPTH:
+                return self._spread(before, known, depth + 1)
+            return _OTHER
 
         return substitute(self._expression(n), [leaf(a) for a in n.args])
 
@@ -209,8 +189,21 @@ class _Matcher:
         return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
 
 
-def _leaf(name: str) -> Expr:
-    return cast(Expr, _Value(name))
+def _epsilon(root: Expr, power: int) -> float | None:
+    """What is added to the variance under a root that divides."""
+    match root:
+        case Call("sqrt", (inside,)) if power == -1:
+            pass
+        case Call("rsqrt", (inside,)) if power == 1:
+            pass
+        case Call("pow", (inside, Scalar(exponent))) if exponent * power == -0.5:
+            pass
+        case _:
+            return None
+    match inside:
+        case Call("add", (a, Scalar(epsilon))) | Call("add", (Scalar(epsilon), a)):
+            return epsilon if a == _VARIANCE else None
+    return None
 
 
 def _factors(expr: Expr, power: int) -> Iterator[tuple[Expr, int]]:

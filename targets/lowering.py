@@ -244,14 +244,14 @@ def _layer_norm(n: Node, context: Context) -> Call:
     from sparsec.targets.kernels import normalize
 
     attrs = cast(LayerNormAttrs, n.attrs)
-    kind = "layer_norm" if attrs.centred else "rms_norm"
+    kind, make = ("layer_norm", normalize.layer_norm) if attrs.centred else ("rms_norm", normalize.rms_norm)
     features, panel = n.type.shape[-1], n.type.layout.panel
     inner: Size = panel or 1
     sizes = context.sizes
     tiles = panel_count(n.type, sizes) if panel else sizes.of(n.type.tokens)
     return kernel_call(
         context, kind, (features, inner, attrs.epsilon),
-        lambda name: getattr(normalize, kind)(features, inner, attrs.epsilon, context.target, name),
+        lambda name: make(features, inner, attrs.epsilon, context.target, name),
         (*n.args, n.name), (sizes.of(features), sizes.of(inner)), tiles, sizes.of(64),
         cycles_of(n.type, context, 12),
     )  # fmt: skip

@@ -13,11 +13,11 @@ ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 pytest.importorskip("tvm")
 
+from runtime_alone import RuntimeAlone  # noqa: E402
+
 import sparsec  # noqa: E402
 from sparsec.errors import Unsupported  # noqa: E402
 from sparsec.runtime import Program  # noqa: E402
-
-from .runtime_alone import RuntimeAlone  # noqa: E402
 
 #: compiled with the sizes the model leaves open
 OPEN = (

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -15,21 +13,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from runtime_alone import run
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "benchmarks" / "models" / "digits.onnx"
 FOLDERS = ("engine", "passes", "runtime", "targets", "tests", "benchmarks")
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "Makefile", "requirements.lock")
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    """A command's output; its errors are shown when it fails."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    result = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
 
 
 @pytest.fixture(scope="module")

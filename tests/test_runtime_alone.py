@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runtime_alone import ROOT, RuntimeAlone
 
 import sparsec
 from sparsec.runtime import Program
 
-from .runtime_alone import ROOT, RuntimeAlone
 from .runtime_models import compile_code, softmax_model
 
 BIAS = np.random.default_rng(1).standard_normal(37).astype("float32")
