@@ -35,6 +35,7 @@ from sparsec.runtime.verify import verify
 from sparsec.summary import totals_of
 
 RESULTS = Path(__file__).parent / "results"
+TESTS = Path(__file__).resolve().parents[1] / "tests"
 MODELS = ("bert_u90", "resnet50_u90", "mobilenet_u90", "ffn_1_u90", "ffn_128_u90")
 #: outputs and inputs of the layer of 400 MB
 LARGE = (10240, 10240)
@@ -43,9 +44,12 @@ LOADS = 21
 OPERATORS = {2: int.__add__, 3: int.__mul__, 4: lambda a, b: -(-a // b), 5: max}
 
 #: run in a process of its own: loads a file, runs it, and says what that took
-PROBE = """
-import json, os, resource, sys, time
+PROBE = (
+    f"import sys; sys.path.append({str(TESTS)!r})"
+    + """
+import json, resource, time
 import numpy as np
+from own_memory import bytes_read, mapping
 from sparsec.runtime import Program
 
 def status():
@@ -56,33 +60,20 @@ def faults():
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_minflt + used.ru_majflt
 
-def read():
-    return next(int(x.split()[1]) for x in open("/proc/self/io") if x.startswith("rchar"))
-
-def mapping(path):
-    found, inside = {}, False
-    for line in open("/proc/self/smaps"):
-        head = line.split()[0]
-        if not head.endswith(":"):
-            inside = line.rstrip().endswith(os.path.realpath(path))
-        elif inside and line.endswith(" kB\\n"):
-            found[head[:-1]] = found.get(head[:-1], 0) + int(line.split()[1]) * 1024
-    return found
-
 path, loads, runs, waits = sys.argv[1], *map(int, sys.argv[2:5])
 Program.load(path)
-before, at, lines = status(), faults(), read()
+before, at, lines = status(), faults(), bytes_read()
 times = []
 for _ in range(loads):
     started = time.perf_counter()
     program = Program.load(path)
     times.append(time.perf_counter() - started)
-said = {"seconds": times, "faults": (faults() - at) / loads, "read": (read() - lines) / loads}
+said = {"seconds": times, "faults": (faults() - at) / loads, "read": (bytes_read() - lines) / loads}
 if runs:
     rng = np.random.default_rng(0)
     feeds = {i.name: rng.standard_normal(i.shape, np.float32) for i in program.inputs}
     before = status()
-    before["RssFile"] -= mapping(path).get("Rss", 0)
+    before["RssFile"] -= 1024 * mapping(path).get("Rss", 0)
     for _ in range(runs):
         program.run(None, feeds)
     after = status()
@@ -92,10 +83,11 @@ if waits:
     np.frombuffer(program._model, np.uint8)[::4096].sum()
     print("ready", flush=True)
     sys.stdin.readline()
-    said["mapping"] = mapping(path)
+    said["mapping"] = {kind: 1024 * size for kind, size in mapping(path).items()}
 print(json.dumps(said), flush=True)
 sys.stdin.readline() if waits else None
 """
+)
 
 
 def probed(path: Path, loads: int, runs: int = 0) -> dict[str, Any]:

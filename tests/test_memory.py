@@ -24,26 +24,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 #: what the scripts below share: bytes read, kilobytes of a mapping by kind, kilobytes resident
-HEADER = """
-import json, os, sys
+HEADER = f"""
+import json, sys
 import numpy as np
+sys.path.append({str(Path(__file__).parent)!r})
+from own_memory import bytes_read as read, mapping
 from sparsec.runtime import Program
-
-def read():
-    return next(int(x.split()[1]) for x in open("/proc/self/io") if x.startswith("rchar"))
 
 def resident():
     return sum(int(x.split()[1]) for x in open("/proc/self/status") if x.startswith(("RssAnon", "RssShmem")))
-
-def mapping(path):
-    found, inside = {}, False
-    for line in open("/proc/self/smaps"):
-        head = line.split()[0]
-        if not head.endswith(":"):
-            inside = line.rstrip().endswith(os.path.realpath(path))
-        elif inside and line.endswith(" kB\\n"):
-            found[head[:-1]] = found.get(head[:-1], 0) + int(line.split()[1])
-    return found
 
 path = sys.argv[1]
 """
