@@ -1,5 +1,6 @@
 # make demo    compile the network in benchmarks/models, check it, explain it, time it
 # make test    all tests
+# make cuda-programs, make cuda    compile what runs on a GPU, and run it there (docs/cuda.md)
 # Both create an environment in .venv first; a second run finds it ready.
 
 VENV ?= .venv
@@ -16,7 +17,7 @@ BUILT_FROM := pyproject.toml setup.py requirements.lock $(wildcard runtime/csrc/
 # An editable install links the files there were: when files come or go, it is made again too.
 LISTED = find engine passes runtime targets -name '*.py' -o -name '*.pyi' -o -name '*.ll' -o -name '*.html' | LC_ALL=C sort
 
-.PHONY: demo test install bench clean FORCE
+.PHONY: demo test install bench cuda cuda-programs clean FORCE
 
 demo: $(VENV)/.demo
 	@$(VENV)/bin/python benchmarks/demo.py
@@ -29,6 +30,13 @@ install: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(VENV)/bin/python benchmarks/run.py $(ARGS)
+
+cuda-programs: $(VENV)/.test
+	$(VENV)/bin/python benchmarks/cuda_build.py $(ARGS)
+
+# on a machine with a GPU: its own python3, with torch and pytest
+cuda:
+	python3 benchmarks/cuda_all.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

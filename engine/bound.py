@@ -10,15 +10,15 @@ from typing import Any
 LIMITS: Mapping[str, float] = {"linear": 1.15, "convolution": 1.35}
 
 
-def bound_bytes(elements: int, nonzeros: int) -> int:
-    """Bytes of float32 nonzeros, and of a mask that says where they are, if each place is as likely.
+def bound_bytes(elements: int, nonzeros: int, item: int = 4) -> int:
+    """Bytes of nonzeros, ``item`` each, and of a mask that says where they are, if each place is as likely.
 
     The mask takes H(p) bits an element, p the density: the entropy of a Bernoulli source (Shannon, A
     Mathematical Theory of Communication, 1948, section 6).  A weight in blocks can take less.
     """
     share = nonzeros / elements if elements else 0.0
     bits = sum(-p * log2(p) for p in (share, 1 - share) if p > 0)
-    return 4 * nonzeros + round(elements * bits / 8)
+    return item * nonzeros + round(elements * bits / 8)
 
 
 def times_bound(layer: Mapping[str, Any]) -> float | None:

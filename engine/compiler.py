@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sparsec import pipeline
 from sparsec.calibrate import Calibrate, Samples, samples_of
 from sparsec.config import settings
-from sparsec.errors import ArtifactError
+from sparsec.errors import ArtifactError, ConfigError
 from sparsec.foreign import foreign_program
 from sparsec.frontends import import_model
 from sparsec.ir import Graph
@@ -21,6 +21,7 @@ from sparsec.passes.fuse_attention import fuse_attention
 from sparsec.passes.fuse_elementwise import fuse_elementwise
 from sparsec.passes.fuse_norms import fuse_norms
 from sparsec.passes.infer_patterns import infer_patterns
+from sparsec.passes.lower_precision import lower_precision
 from sparsec.passes.pack import pack
 from sparsec.passes.pack_recurrent import pack_recurrent
 from sparsec.passes.simplify import simplify
@@ -29,7 +30,7 @@ from sparsec.progress import Progress
 from sparsec.report import report_of
 from sparsec.runtime import Program
 from sparsec.runtime.artifact import to_bytes
-from sparsec.targets.named import runs_here, target_named
+from sparsec.targets.named import computing_in, runs_here, target_named
 from sparsec.targets.several import members_of
 from sparsec.targets.target import Target
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 #: what happens to a graph, in order
 PASSES: tuple[Pass, ...] = (
     simplify, fuse_attention, fuse_norms, simplify, fuse_elementwise, fold_convolution, flatten_convolution,
-    simplify, infer_patterns, assign_layouts, choose_format, pack_recurrent, pack,
+    simplify, infer_patterns, lower_precision, assign_layouts, choose_format, pack_recurrent, pack,
 )  # fmt: skip
 
 #: what describing a model needs
@@ -55,7 +56,7 @@ def compile(
     model: Any, *, example_inputs: tuple[Any, ...] | None = None, shapes: Shapes | None = None,
     target: str | Target = "native", threads: int | None = None, dynamic_shapes: Any = None,
     calibrate: Samples | None = None, dense: bool | Sequence[str] = False, progress: Progress | None = None,
-    tune: float | Budget | None = None, records: Path | bool = True,
+    tune: float | Budget | None = None, records: Path | bool = True, dtype: str | None = None,
 ) -> Program:  # fmt: skip
     """Compile a model into a program that skips its zeros.
 
@@ -68,8 +69,9 @@ def compile(
             sizes is faster, above all for one to four tokens.
         target: ``native``, ``x86-64-v3`` (AVX2), ``x86-64-v4`` (AVX-512); ``aarch64`` (NEON),
             ``armv8.2-a+dotprod``, ``cortex-a76``, ``neoverse-n1``, ``neoverse-v1`` (SVE); or a Target.
+            GPUs: ``cuda`` (this machine's), ``sm_80``, ``sm_90``, ``sm_90a``, which need NVIDIA's nvcc.
             Several of one architecture, ``x86-64-v3,x86-64-v4``, make one plan with code for each: it
-            is made for the first, and loading picks the most capable code the processor runs.
+            is made for the first, and loading picks the most capable code the machine runs.
         threads: threads the program runs on (default ``SPARSEC_THREADS``, else 1).
         dynamic_shapes: passed to ``torch.export`` for a torch module.
         calibrate: inputs as the program will see them: a mapping of names to arrays, several of
@@ -85,25 +87,40 @@ def compile(
             :func:`sparsec.tune`).
         records: the file of what was measured before, False to go by predictions alone (default:
             records.jsonl in the folder ``SPARSEC_CACHE``, if there is one).
+        dtype: what a GPU computes in where the model computes in float32: ``float32`` (default),
+            ``float16`` or ``bfloat16``; inputs and outputs keep their types, sums are float32's.
 
     Returns:
-        The program; one for a processor that this machine is not can be looked at and saved, and
-        raises ArtifactError when it is run.
+        The program; one for a machine that this is not can be looked at and saved, and raises
+        ArtifactError when it is run.
 
     Raises:
-        ConfigError: no layer has a name given in ``dense``, or records cannot be read or written.
+        ConfigError: no layer has a name given in ``dense``, or records cannot be read or written;
+            or the target has no kernels for ``dtype``, or takes no samples and is not tuned (GPUs).
         ModelError: the model cannot be read.
         InputError: the samples do not fit the model's inputs.
         Unsupported: it uses operators sparsec cannot run; all are listed.
         BuildError: code generation failed.
     """
-    machine = target if isinstance(target, Target) else target_named(target)
+    machine = machine_of(target, dtype, calibrate)
     graph = import_model(model, shapes, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes)
     count = settings().threads if threads is None else threads
     if tune is not None:
         tune_first(graph, machine, tune, records, count)
     measured = measured_on(machine, records, count)
     return _loaded(artifact(graph, machine, calibrate, dense, progress, measured), machine, threads)
+
+
+def machine_of(target: str | Target, dtype: str | None = None, calibrate: Samples | None = None) -> Target:
+    """What is compiled for.
+
+    Raises:
+        ConfigError: nothing has the name, or it computes in no such dtype or learns nothing from samples.
+    """
+    machine = computing_in(target if isinstance(target, Target) else target_named(target), dtype)
+    if machine.gpu and calibrate is not None:
+        raise ConfigError("calibrate is for processors: no kernel for GPUs skips inputs that are zero")
+    return machine
 
 
 def _loaded(data: bytes, target: Target, threads: int | None) -> Program:
@@ -137,6 +154,7 @@ def analyze(
     model: Any, *, example_inputs: tuple[Any, ...] | None = None, shapes: Shapes | None = None,
     target: str | Target = "native", dynamic_shapes: Any = None, calibrate: Samples | None = None,
     dense: bool | Sequence[str] = False, progress: Progress | None = None, records: Path | bool = True,
+    dtype: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What a model's zeros look like and what would run them, without generating code for it.
 
@@ -144,7 +162,7 @@ def analyze(
         The report :attr:`Program.report` holds; arguments and errors are those of
         :func:`compile`.
     """
-    machine = target if isinstance(target, Target) else target_named(target)
+    machine = machine_of(target, dtype, calibrate)
     graph = import_model(model, shapes, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes)
     passes = _with_dense(_with_samples(ANALYSIS, graph, calibrate), dense)
     passes = with_measured(passes, measured_on(machine, records, settings().threads))
@@ -183,9 +201,9 @@ def tune_first(
 def measured_on(target: Target, records: Path | bool, threads: int) -> Pass | None:
     """The pass that chooses by what was measured on such a machine, None where nothing was.
 
-    Records are of one target's kernels: several targets with one plan go by predictions.
+    Records are of one target's kernels: several targets with one plan go by predictions, and so do GPUs.
     """
-    if records is False or target.others:
+    if records is False or target.others or target.gpu:
         return None
     from sparsec.tuning.choose_measured import from_file
     from sparsec.tuning.tune import default_records

@@ -20,6 +20,11 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     "SPARSEC_ISA": ("", "of a file with code for several instruction sets, the one to run (x86-64-v3)"),
     "SPARSEC_CC": ("cc", "the C compiler that links kernels for this machine's architecture"),
     "SPARSEC_AARCH64_CC": ("aarch64-linux-gnu-gcc", "the one that links kernels for ARM on another machine"),
+    "SPARSEC_CUDA": ("", "the CUDA toolkit's folder; empty: nvcc is looked for"),
+    "SPARSEC_CUDA_GRAPHS": ("1", "0: a GPU's kernels are launched one by one, never as a recorded graph"),
+    "SPARSEC_DEVICE": ("0", "which GPU runs CUDA programs"),
+    "SPARSEC_LIBCUDA": ("libcuda.so.1", "the GPU driver's library, which runs CUDA programs"),
+    "SPARSEC_DEVICE": ("0", "of several GPUs, the number of the one that runs CUDA programs"),
 }
 
 
@@ -35,6 +40,9 @@ class Settings:
     cc: str
     aarch64_cc: str
     facts: str
+    cuda: str
+    libcuda: str
+    device: int
 
 
 def settings() -> Settings:
@@ -54,6 +62,9 @@ def settings() -> Settings:
         cc=_text("SPARSEC_CC"),
         aarch64_cc=_text("SPARSEC_AARCH64_CC"),
         facts=_one_of("SPARSEC_FACTS", ("measured", "shipped")),
+        cuda=_text("SPARSEC_CUDA"),
+        libcuda=_text("SPARSEC_LIBCUDA"),
+        device=_number("SPARSEC_DEVICE", low=0),
     )
 
 

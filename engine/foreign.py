@@ -38,6 +38,12 @@ class Foreign(bytes):
         return str(self._about["isas"][0]["name"])
 
     @property
+    def device(self) -> str:
+        """Where it would run; code for GPUs names their kind where other code names features."""
+        features = self._about["isas"][0]["features"]
+        return "cuda" if features and str(features[0]).startswith("sm_") else "cpu"
+
+    @property
     def threads(self) -> int:
         """Kept for whoever asks."""
         return self._threads

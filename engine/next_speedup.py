@@ -11,7 +11,7 @@ from sparsec.passes.choose_format import beside_others, candidates
 from sparsec.pattern import infer
 from sparsec.prune import Pruning, largest_blocks
 from sparsec.targets.layers import is_layer, weight_matrix
-from sparsec.targets.problem import problem_of
+from sparsec.targets.problem import predicted_columns, problem_of
 
 if TYPE_CHECKING:
     from sparsec.ir import Array
@@ -38,11 +38,11 @@ def suggestions(graph: Graph, target: Target) -> list[dict[str, Any]]:
     ``microseconds`` now and ``then``, of as many tokens or images as the candidates' times are for.
     """
     nodes = graph.node_map()
-    layers = [n for n in graph.nodes if n.choice and is_layer(nodes, n)]
+    layers = [n for n in graph.nodes if n.choice and is_layer(nodes, n, target.dtypes)]
     kinds: dict[object, Node] = {}
-    for n in sorted(layers, key=lambda n: -_run_time(nodes, n)):
+    for n in sorted(layers, key=lambda n: -_run_time(nodes, n, target)):
         # of layers that are alike one tells of all
-        kinds.setdefault((nodes[n.args[1]].type, n.choice[0].kernel, round(_run_time(nodes, n))), n)
+        kinds.setdefault((nodes[n.args[1]].type, n.choice[0].kernel, round(_run_time(nodes, n, target))), n)
     found = [_best(graph, nodes, n, target) for n in list(kinds.values())[:LAYERS]]
     return [one for one in found if one]
 
@@ -53,11 +53,11 @@ def chosen_microseconds(choice: Choice) -> float:
     return next(times, choice.candidates[0].microseconds if choice.candidates else 0.0)
 
 
-def _run_time(nodes: dict[str, Node], n: Node) -> float:
+def _run_time(nodes: dict[str, Node], n: Node, target: Target) -> float:
     problem = problem_of(nodes, n)
     if problem.columns is not None:
         return chosen_microseconds(n.choice[0])
-    per = problem.panel or (problem.conv.positions if problem.conv else 1)
+    per = predicted_columns(problem, target)
     return chosen_microseconds(n.choice[0]) * _known(tokens_of(n)) / per
 
 

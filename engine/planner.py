@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,8 +17,8 @@ from sparsec.progress import Progress, counted
 from sparsec.runtime.artifact import weight_offsets
 from sparsec.runtime.plan import Argument, ArgumentKind, Buffer, BufferKind, Isa, Plan, Port, Step, Tensor
 from sparsec.sharing import Place, Sharing
-from sparsec.targets.build import link
 from sparsec.targets.calls import Call, Context, written
+from sparsec.targets.linking import link
 from sparsec.targets.lowering import lower
 from sparsec.targets.several import lowering_target, members_of, most_capable_first
 from sparsec.targets.sizes import Sizes
@@ -60,6 +62,19 @@ def _is_empty(n: Node) -> bool:
 def _makers(calls: Sequence[tuple[Node, Call]]) -> list[Callable[[], bytes]]:
     """What makes the objects of some calls, each kernel once."""
     return [make for _, make in sorted({c.kernel: c.object for _, c in calls}.items())]
+
+
+def _made(makers: Sequence[Callable[[], bytes]], target: Target, progress: Progress | None) -> list[bytes]:
+    """Every kernel's code; for a GPU another program makes it, and several of those run at a time."""
+    if not target.gpu:
+        return [make() for make in counted(makers, "kernels", progress)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pending = [pool.submit(make) for make in makers]
+        try:
+            return [one.result() for one in counted(pending, "kernels", progress)]
+        finally:
+            # after a failure what has not begun need not
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _moved(calls: Sequence[tuple[Node, Call]]) -> list[tuple[str, tuple[str, ...]]]:
@@ -114,7 +129,7 @@ class _Planner:
     def _code(self, steps: Sequence[tuple[Step, ...]], progress: Progress | None) -> tuple[Isa, ...]:
         """Every target's code."""
         makers = [_makers(calls) for calls in (self.calls, *self.others)]
-        made = [make() for make in counted([make for one in makers for make in one], "kernels", progress)]
+        made = _made([make for one in makers for make in one], self.target, progress)
         found = {}
         for member, own, count in zip(members_of(self.target), steps, map(len, makers), strict=True):
             code, made = link(made[:count], member), made[count:]
@@ -139,7 +154,7 @@ class _Planner:
                 continue
             context = Context(nodes, self.sizes, lowering_target(nodes, n, member, self.target))
             try:
-                calls.append((n, lower(n, context)))
+                calls.extend((n, call) for call in lower(n, context))
             except Unsupported as failure:
                 failures.append((str(n.op), n.origin or n.name))
                 reasons.append(str(failure))
@@ -162,7 +177,7 @@ class _Planner:
                 made = written(self.graph.nodes, n)
                 self.values.update({v: _Value(t, BufferKind.TEMPORARY) for v, t in made})
         for index, (n, call) in enumerate(self.calls):
-            for name, type_ in written(self.graph.nodes, n):
+            for name, type_ in (*written(self.graph.nodes, n), *call.makes):
                 owner = self._owner(name)
                 whole = type_ if owner == name else nodes[owner].type
                 self.values.setdefault(owner, _Value(whole, BufferKind.TEMPORARY, index, index))
@@ -219,12 +234,14 @@ class _Planner:
         arguments = self._operator_arguments(n, call) if call.tensors else self._kernel_arguments(call)
         return Step(
             call.kernel, arguments, call.tiles, call.scratch, serial=call.tensors,
-            nanoseconds=int(call.microseconds * 1e3), node=n.origin or n.name,
+            nanoseconds=int(call.microseconds * 1e3), node=n.origin or n.name, threads=call.threads,
         )  # fmt: skip
 
     def _kernel_arguments(self, call: Call) -> tuple[Argument, ...]:
         pointers = [Argument(ArgumentKind.POINTER, self._buffer_of(r)) for r in call.reads]
         numbers = [Argument(ArgumentKind.INTEGER, e) for e in call.numbers]
+        if call.threads:
+            return (*pointers, *numbers)
         ends = [Argument(ArgumentKind.TILE_BEGIN), Argument(ArgumentKind.TILE_END)]
         return (Argument(ArgumentKind.SCRATCH), *pointers, *numbers, *ends)
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from sparsec.bound import bound_bytes
 from sparsec.ir import Choice, ConstAttrs, Graph, MatmulAttrs, Node, Op, TirAttrs
 from sparsec.next_speedup import suggestions, tokens_of
 from sparsec.pattern import Pattern
 from sparsec.picture import raster
 from sparsec.targets.layers import is_layer
-from sparsec.targets.problem import problem_of
+from sparsec.targets.problem import predicted_columns, problem_of
 from sparsec.work import operations_of, step_node, traffic_of, work_of
 
 if TYPE_CHECKING:
     from sparsec.dims import Size
     from sparsec.planner import Planned
-    from sparsec.targets.target import Target
+    from sparsec.targets.target import Gpu, Target
 
 
 def report_of(graph: Graph, planned: Planned | None, target: Target) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def report_of(graph: Graph, planned: Planned | None, target: Target) -> dict[str
     a roofline needs.  Sizes that inputs leave open make texts of numbers, as ``64*batch``.
     """
     nodes = graph.node_map()
-    layers = [_layer(graph, nodes, n) for n in graph.nodes if n.choice]
+    layers = [_layer(graph, nodes, n, target) for n in graph.nodes if n.choice]
     layers += [entry for n in graph.nodes if n.op is Op.TIR for entry in _carried(nodes, n)]
     layers += [_depthwise(nodes, n) for n in graph.nodes if n.op is Op.CONV2D and not n.choice]
     order = {n.name: i for i, n in enumerate(graph.nodes)}
@@ -42,7 +44,7 @@ def report_of(graph: Graph, planned: Planned | None, target: Target) -> dict[str
     }  # fmt: skip
 
 
-def _layer(graph: Graph, nodes: dict[str, Node], n: Node) -> dict[str, Any]:
+def _layer(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) -> dict[str, Any]:
     choice = n.choice[0]
     w = nodes[n.args[1]]
     pattern = cast(ConstAttrs, w.attrs).pattern
@@ -51,12 +53,12 @@ def _layer(graph: Graph, nodes: dict[str, Node], n: Node) -> dict[str, Any]:
         "node": n.name, "origin": n.origin, "weight": w.name,
         "kind": "convolution" if convolution else "linear",
         "shape": list(w.type.shape) if convolution else list(w.type.shape[::-1]),
-        "tokens": _size(tokens_of(n)), **_predicted_for(nodes, n), **_work(graph, nodes, n, choice),
+        "tokens": _size(tokens_of(n)), **_predicted_for(nodes, n, target), **_work(graph, nodes, n, choice),
         "found": pattern.describe() if pattern else "", "sparsity": _rounded(pattern),
         **_activation_zeros(n),
         "format": choice.format, "kernel": choice.kernel, "config": dict(choice.config),
         "reason": choice.reason, "bytes": _packed_bytes(graph, choice),
-        "dense_bytes": int(graph.consts[w.name].nbytes), **_bound(pattern),
+        "dense_bytes": int(graph.consts[w.name].nbytes), **_bound(pattern, w),
         "candidates": [
             {
                 "kernel": c.kernel, "format": c.format, "microseconds": c.microseconds, "nbytes": c.nbytes,
@@ -67,25 +69,24 @@ def _layer(graph: Graph, nodes: dict[str, Node], n: Node) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _bound(pattern: Pattern | None) -> dict[str, int]:
+def _bound(pattern: Pattern | None, w: Node) -> dict[str, int]:
     """The fewest bytes for such a weight, see :mod:`sparsec.bound`."""
     if pattern is None:
         return {}
-    return {"bound_bytes": bound_bytes(pattern.shape[0] * pattern.shape[1], pattern.nonzeros)}
+    item = np.dtype(w.type.dtype).itemsize
+    return {"bound_bytes": bound_bytes(pattern.shape[0] * pattern.shape[1], pattern.nonzeros, item)}
 
 
 def _size(size: Size) -> int | str:
     return size if isinstance(size, int) else str(size)
 
 
-def _predicted_for(nodes: dict[str, Node], n: Node) -> dict[str, int]:
+def _predicted_for(nodes: dict[str, Node], n: Node, target: Target) -> dict[str, int]:
     """How many tokens or positions the candidates' times are for, where inputs leave it open."""
-    if not is_layer(nodes, n):
+    if not is_layer(nodes, n, target.dtypes):
         return {}
     problem = problem_of(nodes, n)
-    if problem.columns is not None:
-        return {}
-    return {"predicted_for": problem.conv.positions if problem.conv else problem.panel or 1}
+    return {} if problem.columns is not None else {"predicted_for": predicted_columns(problem, target)}
 
 
 def _work(graph: Graph, nodes: dict[str, Node], n: Node, choice: Choice) -> dict[str, int | str]:
@@ -124,7 +125,7 @@ def _carried(nodes: dict[str, Node], n: Node) -> list[dict[str, Any]]:
                 "found": attrs.pattern.describe(), "sparsity": _rounded(attrs.pattern), "format": "dense",
                 "kernel": source, "config": {},
                 "reason": f"dense: {source.removeprefix('relax.')} has no sparse kernel yet",
-                "bytes": nbytes, "dense_bytes": nbytes, **_bound(attrs.pattern), "candidates": [],
+                "bytes": nbytes, "dense_bytes": nbytes, **_bound(attrs.pattern, nodes[arg]), "candidates": [],
             })  # fmt: skip
     return found
 
@@ -140,7 +141,7 @@ def _depthwise(nodes: dict[str, Node], n: Node) -> dict[str, Any]:
         "shape": list(w.type.shape), "found": pattern.describe() if pattern else "",
         "sparsity": _rounded(pattern), "format": "dense", "kernel": "depthwise", "config": {},
         "reason": "dense: each channel has a filter of its own, too small for skipping to pay",
-        "bytes": nbytes, "dense_bytes": nbytes, **_bound(pattern), "candidates": [],
+        "bytes": nbytes, "dense_bytes": nbytes, **_bound(pattern, w), "candidates": [],
     }  # fmt: skip
 
 
@@ -186,7 +187,9 @@ def _graph(nodes: dict[str, Node], graph: Graph, numbers: dict[str, int]) -> lis
 
 
 def _facts(target: Target) -> dict[str, Any]:
-    """Peak GFLOP/s of one core, and bytes and GB/s of what it reads from."""
+    """Peak GFLOP/s of one core or of a whole GPU, and bytes and GB/s of what it reads from."""
+    if target.gpu:
+        return _facts_of_gpu(target, target.gpu)
     caches = (
         ("L1", target.l1, target.l1_bytes),
         ("L2", target.l2, target.l2_bytes),
@@ -199,5 +202,18 @@ def _facts(target: Target) -> dict[str, Any]:
         "reads": [
             {"from": name, "bytes": size, "gbs": round(rate * target.gigahertz, 1)}
             for name, size, rate in levels
+        ],
+    }
+
+
+def _facts_of_gpu(target: Target, gpu: Gpu) -> dict[str, Any]:
+    flops = gpu.flops if target.dtype == "float32" else gpu.tensor_flops
+    reads = (("L2", target.l2, gpu.l2_bytes), ("memory", 0, gpu.dram_bytes))
+    return {
+        "name": target.name,
+        "gflops": round(flops * gpu.multiprocessors * target.gigahertz, 1),
+        "reads": [
+            {"from": name, "bytes": size, "gbs": round(rate * target.gigahertz, 1)}
+            for name, size, rate in reads
         ],
     }

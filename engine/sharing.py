@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from sparsec.dims import Size
 from sparsec.ir import Graph, Node, Op, Type
 from sparsec.targets.calls import Call, Context, written
 from sparsec.targets.lowering_moves import concat, part_begins, parts_of
 
-#: what operators carried as TIR expect of an address
+#: what operators carried as TIR, and kernels of a GPU, expect of an address
 _ALIGNMENT = 64
 
 
@@ -45,7 +46,7 @@ class Sharing:
         for n, call in self.calls:
             made = dict(written(self.graph.nodes, n))
             self._made.update(made)
-            if call.tensors:
+            if call.tensors or call.threads:
                 self._rigid.update(made, n.args)
         calls = {n.name: call for n, call in self.calls}
         for n in self.graph.nodes:
@@ -55,7 +56,11 @@ class Sharing:
                 del calls[n.name]
             elif n.op is Op.CONCAT and n.name in calls and not calls[n.name].tensors:
                 self._write_in_place(n, calls)
-        self.calls = [(n, calls[n.name]) for n, _ in self.calls if n.name in calls]
+        # what is shortened is made by one call; a node of several keeps them all
+        several = {n.name for (n, _), (m, _) in pairwise(self.calls) if n is m}
+        self.calls = [
+            (n, call if n.name in several else calls[n.name]) for n, call in self.calls if n.name in calls
+        ]
 
     def place(self, name: str) -> Place:
         """Where a value is."""
@@ -87,7 +92,11 @@ class Sharing:
         if not ready:
             return
         left = [i for i, a in enumerate(n.args) if i not in ready and self.context.type(a).elements != 0]
-        if left:
+        if left and calls[n.name].threads:
+            from sparsec.targets.cuda.kernels.moves import concat as concat_on_gpu
+
+            (calls[n.name],) = concat_on_gpu(n, self.context, ready)
+        elif left:
             calls[n.name] = concat(n, self.context, ready)
         else:
             del calls[n.name]

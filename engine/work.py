@@ -25,11 +25,14 @@ def work_of(graph: Graph, calls: Sequence[Call]) -> list[dict[str, Any]]:
     nodes = graph.node_map()
     types = {name: t for n in graph.nodes for name, t in written(graph.nodes, n)}
     types |= {n.name: n.type for n in graph.nodes}
-    described = []
+    types |= {name: t for call in calls for name, t in call.makes}
+    described, seen = [], set()
     for call in calls:
         node = step_node(nodes, call)
         moved = _total(_bytes(graph, types, name) for name in dict.fromkeys(call.reads))
-        facts = {"bytes": moved, "operations": operations_of(nodes, node)}
+        # the products of a node of several calls count once
+        facts = {"bytes": moved, "operations": 0 if node.name in seen else operations_of(nodes, node)}
+        seen.add(node.name)
         if node.op in MOVES:
             facts["layout_bytes"] = moved
         counted = {key: n if isinstance(n, int) else str(n) for key, n in facts.items() if n != 0}

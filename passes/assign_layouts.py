@@ -21,7 +21,8 @@ FEW_TOKENS = 4
 
 def assign_layouts(graph: Graph, target: Target) -> Graph:
     """Store clusters of layers in token panels."""
-    if any(n.type.layout != PLAIN for n in graph.nodes):
+    # the kernels of a GPU read rows as they are
+    if target.gpu or any(n.type.layout != PLAIN for n in graph.nodes):
         return graph
     nodes = graph.node_map()
     widths = _cluster_widths(graph, nodes, target)

@@ -25,7 +25,7 @@ class ChooseDense:
 
     def __call__(self, graph: Graph, target: Target) -> Graph:
         nodes = graph.node_map()
-        layers = [n for n in graph.nodes if is_layer(nodes, n)]
+        layers = [n for n in graph.nodes if is_layer(nodes, n, target.dtypes)]
         known = {name for n in layers for name in _names(n)}
         unknown = set(self.layers or ()) - known
         if unknown:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from sparsec.errors import IRError
 from sparsec.ir import Candidate, Choice, ConstAttrs, Graph, Node, replace, with_nodes
 from sparsec.pattern import Pattern, infer
 from sparsec.targets.layers import is_layer, weight_matrix
-from sparsec.targets.problem import problem_of
+from sparsec.targets.problem import predicted_columns, problem_of
 from sparsec.targets.target import Kernel, Problem, Target
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ _SKIPS_INPUTS, _MARGIN = "active_gemv", 1.2
 def choose_format(graph: Graph, target: Target) -> Graph:
     """Give every layer without one a choice."""
     nodes = graph.node_map()
-    todo = {n.name for n in graph.nodes if is_layer(nodes, n) and not n.choice}
+    todo = {n.name for n in graph.nodes if is_layer(nodes, n, target.dtypes) and not n.choice}
     if not todo:
         return graph
     chosen = [_with_choice(graph, nodes, n, target) if n.name in todo else n for n in graph.nodes]
@@ -56,7 +58,7 @@ def _with_choice(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) 
     _, kernel, config = ranked[0]
     choice = Choice(
         kernel.name, kernel.format, tuple(sorted(config.items())), (), (1, None),
-        _reason(pattern, [c for c, _, _ in ranked], problem), tuple(c for c, _, _ in ranked),
+        _reason(pattern, [c for c, _, _ in ranked], problem, target), tuple(c for c, _, _ in ranked),
     )  # fmt: skip
     return replace(n, choice=(choice,))
 
@@ -78,7 +80,7 @@ def stores_all(kernel: Kernel, config: Mapping[str, int]) -> bool:
 
 def beside_others(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) -> Target:
     """The target with the share of L3 that a layer's weight finds, since all weights are read every run."""
-    weights = {m.args[1] for m in graph.nodes if is_layer(nodes, m)}
+    weights = {m.args[1] for m in graph.nodes if is_layer(nodes, m, target.dtypes)}
     total = sum(graph.consts[w].nbytes for w in weights)
     share = graph.consts[n.args[1]].nbytes / max(1, total)
     return replace(target, l3=max(1, int(target.l3 * share)))
@@ -101,7 +103,8 @@ def candidates(
         # without a number of columns the figure is for one panel
         micro = cycles / target.gigahertz / 1e3
         size = kernel.nbytes(problem, pattern, config, target)
-        if size > (1 + _UNSURE) * 4 * problem.rows * problem.inner and not stores_all(kernel, config):
+        whole = np.dtype(problem.dtype).itemsize * problem.rows * problem.inner
+        if size > (1 + _UNSURE) * whole and not stores_all(kernel, config):
             continue
         candidate = Candidate(kernel.name, kernel.format, round(micro, 2), size)
         weighed = micro * (1.0 if kernel.format == "dense" else _margin(kernel, problem))
@@ -115,10 +118,10 @@ def _margin(kernel: Kernel, problem: Problem) -> float:
     return certain * (_MARGIN if kernel.name == _SKIPS_INPUTS else 1.0)
 
 
-def _reason(pattern: Pattern, ranked: list[Candidate], problem: Problem) -> str:
+def _reason(pattern: Pattern, ranked: list[Candidate], problem: Problem, target: Target) -> str:
     best = ranked[0]
     dense = next(c for c in ranked if c.format == "dense")
-    unit = "image" if problem.conv else f"{problem.panel} tokens"
+    unit = "image" if problem.conv else f"{predicted_columns(problem, target)} tokens"
     where = "" if problem.columns else f" per {unit}"
     if best.format == "dense":
         other = next((c for c in ranked if c.format != "dense"), None)

@@ -87,6 +87,9 @@ class Step:
     ranges through TILE_BEGIN/TILE_END.  ``scratch`` (expression index): bytes a thread needs.
     ``serial`` steps run in one call on one thread (they may lack tile arguments).
     ``nanoseconds``: predicted time, so that tiny steps are not handed to threads.
+    ``threads``: of a step on a GPU, the threads of a block; its ``tiles`` are the grid's blocks and
+    its ``scratch`` a block's dynamic shared memory; its arguments are pointers and integers.  0 for a
+    step on the host.  Code for a GPU has steps there only, code for a processor none.
     """
 
     kernel: str
@@ -96,6 +99,7 @@ class Step:
     serial: bool = False
     nanoseconds: int = 0
     node: str = ""
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,8 @@ class Isa:
 
     ``features``: names as in ``/proc/cpuinfo`` that a processor must have; ``steps``: the plan's
     steps as this code has them, which read and write the same buffers; ``code``: a shared object
-    with every step's ``__tvm_ffi_<kernel>`` and ``csrc/shim.c``.
+    with every step's ``__tvm_ffi_<kernel>`` and ``csrc/shim.c``.  For a GPU, ``features`` is its kind
+    alone, ``("sm_90a",)``, and ``code`` a cubin with every step's kernel.
     """
 
     name: str

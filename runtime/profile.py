@@ -9,7 +9,6 @@ from math import prod
 from typing import Any, Protocol, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 Report = Mapping[str, Any]
 
@@ -40,16 +39,21 @@ class Model(Protocol):
     def inputs(self) -> Sequence[tuple[str, str, tuple[int | str, ...]]]:
         """Name, dtype and shape of every input."""
 
-    def run(self, names: Sequence[str] | None, feeds: dict[str, Any], /) -> list[NDArray[Any]]:
+    def run(self, names: Sequence[str] | None, feeds: dict[str, Any], /, *device: Any) -> list[Any]:
         """Run once."""
 
-    def profile(self, feeds: dict[str, Any], repeats: int, /) -> list[tuple[str, str, int, int]]:
+    def profile(
+        self, feeds: dict[str, Any], repeats: int, /, *device: Any
+    ) -> list[tuple[str, str, int, int]]:
         """Node, kernel, nanoseconds and tiles of every step."""
 
 
-def timed(model: Model, report: Report, feeds: dict[str, Any], repeats: int) -> list[StepTime]:
-    """The model's steps with their times, and with the work the report knows of."""
-    found = model.profile(feeds, repeats)
+def timed(model: Model, report: Report, feeds: dict[str, Any], repeats: int, *device: Any) -> list[StepTime]:
+    """The model's steps with their times, and with the work the report knows of.
+
+    ``device``: what finds the stream of a run on a GPU, as the C extension's ``profile`` takes it.
+    """
+    found = model.profile(feeds, repeats, *device)
     sizes = {
         size: np.shape(feeds[name])[axis]
         for name, _, shape in model.inputs
@@ -89,17 +93,17 @@ class Watched:
         self._model, self._report, self._log = model, report, log
         self._seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
 
-    def run(self, names: Sequence[str] | None, feeds: dict[str, Any], /) -> list[NDArray[Any]]:
+    def run(self, names: Sequence[str] | None, feeds: dict[str, Any], /, *device: Any) -> list[Any]:
         """Run once, as the model does."""
-        outputs = self._model.run(names, feeds)
+        outputs = self._model.run(names, feeds, *device)
         shapes = tuple((name, np.shape(feeds[name])) for name in sorted(feeds))
         if shapes not in self._seen:
             self._seen.add(shapes)
-            self._print(", ".join(f"{name} {list(shape)}" for name, shape in shapes), feeds)
+            self._print(", ".join(f"{name} {list(shape)}" for name, shape in shapes), feeds, device[1:])
         return outputs
 
-    def _print(self, shapes: str, feeds: dict[str, Any]) -> None:
-        steps = timed(self._model, self._report, feeds, REPEATS)
+    def _print(self, shapes: str, feeds: dict[str, Any], find_stream: Sequence[Any]) -> None:
+        steps = timed(self._model, self._report, feeds, REPEATS, *find_stream)
         out = sys.stderr if self._log is None else self._log
         print(f"steps for {shapes}:\n{table(steps, self._report)}", file=out)
 

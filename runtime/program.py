@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from sparsec.config import settings
 from sparsec.errors import ArtifactError, ConfigError, InputError
 from sparsec.runtime import _executor
 from sparsec.runtime._executor import Prepared
+from sparsec.runtime.arrays import Placement, as_torch, placement, to_array, to_output
 from sparsec.runtime.files import replacing
 from sparsec.runtime.profile import StepTime, Watched, timed
 from sparsec.runtime.shipping import expanded, is_compressed
@@ -50,9 +49,9 @@ _ONNX_NAMES = {"float32": "float", "float64": "double"}
 
 
 class Program:
-    """A compiled model, ready to run on this machine's processor.
+    """A compiled model, ready to run on this machine's processor, or on its GPU.
 
-    Call it with NumPy arrays or torch CPU tensors, by position or by name::
+    Call it with NumPy arrays or torch tensors, by position or by name::
 
         program = Program.load("model.sparsec", threads=2)
         y = program(x)
@@ -61,9 +60,14 @@ class Program:
     Arrays may have any strides and alignment; those in 64-byte aligned, contiguous memory are
     read where they lie, others are copied first.  One program may be called from several
     Python threads at once; the results do not depend on the number of threads, to the bit.
+
+    A program for a GPU takes arrays of the processor, which it copies, and such in the GPU's memory:
+    torch CUDA tensors and objects with ``__cuda_array_interface__``.  With a torch CUDA tensor among
+    its inputs it runs as torch's own operators do: on the current stream, without waiting, its results
+    new tensors on that GPU.
     """
 
-    __slots__ = ("_inputs", "_model", "_names", "_outputs", "_report", "_runner")
+    __slots__ = ("_inputs", "_model", "_names", "_on_gpu", "_outputs", "_report", "_runner")
 
     def __init__(self, model: _executor.Model, threads: int | None = None) -> None:
         """Wrap a loaded model; use :meth:`load` or :meth:`from_bytes`."""
@@ -71,6 +75,7 @@ class Program:
         self._inputs = tuple(PortInfo(*port) for port in model.inputs)
         self._outputs = tuple(PortInfo(*port) for port in model.outputs)
         self._names = tuple(port.name for port in self._inputs)
+        self._on_gpu = model.device == "cuda"
         self._report: dict[str, Any] | None = None
         chosen = settings()
         self.threads = chosen.threads if threads is None else threads
@@ -101,8 +106,8 @@ class Program:
         """
         if is_compressed(path):
             with expanded(path, sha256) as whole:
-                return cls(_executor.load(whole, _to_array, verify, isa, None), threads)
-        return cls(_executor.load(path, _to_array, verify, isa, sha256), threads)
+                return cls(_executor.load(whole, to_array, verify, isa, None), threads)
+        return cls(_executor.load(path, to_array, verify, isa, sha256), threads)
 
     @classmethod
     def from_bytes(
@@ -110,7 +115,7 @@ class Program:
         isa: str | None = None, sha256: str | None = None,
     ) -> Program:  # fmt: skip
         """A program from the bytes of a model file, which are copied; errors as :meth:`load`."""
-        return cls(_executor.from_bytes(data, _to_array, verify, isa, sha256), threads)
+        return cls(_executor.from_bytes(data, to_array, verify, isa, sha256), threads)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the program as a model file, replacing ``path`` in one step.
@@ -145,8 +150,13 @@ class Program:
         return self._model.isa
 
     @property
+    def device(self) -> str:
+        """Where it runs: ``"cpu"``, or ``"cuda"``, the GPU that the variable ``SPARSEC_DEVICE`` names."""
+        return self._model.device
+
+    @property
     def threads(self) -> int:
-        """How many threads one call may use, the caller's included (1 to 256).
+        """How many threads one call may use, the caller's included (1 to 256); no matter on a GPU.
 
         Raises:
             ConfigError: when set to anything else.
@@ -188,16 +198,19 @@ class Program:
 
         Returns:
             The output array, or a tuple of them when there are several; torch tensors when an
-            input was one, else NumPy arrays.
+            input was one, on the GPU when one of those was, else NumPy arrays.
 
         Raises:
             InputError: a name, shape or dtype that does not fit; the text says what would.
             SparsecError: a kernel failed.
         """
-        outputs = self._runner.run(None, self._feeds(args, kwargs))
-        torch = sys.modules.get("torch")
-        if torch is not None and any(isinstance(x, torch.Tensor) for x in (*args, *kwargs.values())):
-            outputs = [torch.from_numpy(y) for y in outputs]
+        feeds = self._feeds(args, kwargs)
+        if self._on_gpu:
+            where = self._placement(feeds)
+            outputs = self._runner.run(None, feeds, where.allocate, where.find_stream)
+        else:
+            outputs = self._runner.run(None, feeds)
+        outputs = as_torch((*args, *kwargs.values()), outputs)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
@@ -213,7 +226,10 @@ class Program:
         Raises:
             InputError: as for a call.
         """
-        return self._runner.run(output_names, feeds if type(feeds) is dict else dict(feeds))
+        feeds = feeds if type(feeds) is dict else dict(feeds)
+        if self._on_gpu:
+            return self._runner.run(output_names, feeds, None, self._placement(feeds).find_stream)
+        return self._runner.run(output_names, feeds)
 
     def prepare(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> Prepared:
         """Bind arrays once for many runs.
@@ -230,12 +246,16 @@ class Program:
             inputs: an array for every input.  Torch tensors and arrays share their memory with
                 the prepared program.
             outputs: arrays to write to, by name; those missing are allocated, aligned so that
-                kernels write to them directly.
+                kernels write to them directly.  On a GPU those may be torch CUDA tensors or objects with
+                ``__cuda_array_interface__`` too.
 
         Raises:
             InputError: as for a call; also for outputs of wrong shape or dtype.
         """
-        return self._model.prepare(dict(inputs), {n: _to_output(n, y) for n, y in (outputs or {}).items()})
+        types = {port.name: port.dtype for port in self._outputs}
+        given = {name: to_output(name, types.get(name, ""), y) for name, y in (outputs or {}).items()}
+        where = self._placement(inputs) if self._on_gpu else Placement()
+        return self._model.prepare(dict(inputs), given, where.allocate, where.find_stream)
 
     def profile(self, *args: Any, repeats: int = 10, **kwargs: Any) -> list[StepTime]:
         """Time each step of a run: the median over ``repeats`` runs, after one that is not timed.
@@ -253,7 +273,11 @@ class Program:
         """
         named = dict(args[0]) if len(args) == 1 and isinstance(args[0], Mapping) else None
         feeds = self._feeds(args, kwargs) if named is None else named | kwargs
-        return timed(self._model, self.report, feeds, repeats)
+        stream = (self._placement(feeds).find_stream,) if self._on_gpu else ()
+        return timed(self._model, self.report, feeds, repeats, *stream)
+
+    def _placement(self, feeds: Mapping[str, Any]) -> Placement:
+        return placement(feeds, tuple(port.dtype for port in self._outputs))
 
     def _feeds(self, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
         if len(args) > len(self._inputs):
@@ -273,35 +297,3 @@ class Program:
     def __repr__(self) -> str:
         inputs = ", ".join(map(str, self._inputs))
         return f"Program({inputs} -> {', '.join(map(str, self._outputs))})"
-
-
-def _to_array(name: str, dtype: str, value: object) -> Array:
-    """An array the executor can read, for an input it could not read itself."""
-    value = _from_torch(name, dtype, value)
-    if not hasattr(value, "dtype"):
-        kind = type(value).__name__
-        raise InputError(f"input {name!r} must be a {dtype} array, got {kind}; pass np.asarray(x, {dtype!r})")
-    array = np.asarray(value)
-    if array.dtype.name != dtype:
-        raise InputError(f"input {name!r} must be {dtype}, got {array.dtype}; pass x.astype({dtype!r})")
-    return np.ascontiguousarray(array, dtype=dtype).reshape(array.shape)
-
-
-def _from_torch(name: str, dtype: str, value: Any) -> Any:
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(value, torch.Tensor):
-        return value
-    if value.device.type != "cpu" or value.layout is not torch.strided:
-        raise InputError(f"input {name!r} must be a dense tensor on the CPU; pass x.to_dense().cpu()")
-    if str(value.dtype) != f"torch.{dtype}":
-        raise InputError(f"input {name!r} must be {dtype}, got {value.dtype}; pass x.to(torch.{dtype})")
-    return value.detach().resolve_conj().resolve_neg().numpy()
-
-
-def _to_output(name: str, value: Any) -> Any:
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(value, torch.Tensor):
-        return value
-    if value.device.type != "cpu" or value.layout is not torch.strided or value.requires_grad:
-        raise InputError(f"output {name!r} must be a dense tensor on the CPU that requires no gradient")
-    return value.numpy()

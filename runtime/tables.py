@@ -23,11 +23,13 @@ _EXPRESSION = struct.Struct("<I4xqq")
 _BUFFER = struct.Struct("<IIqII")
 _TENSOR = struct.Struct("<IIII")
 _ARGUMENT = struct.Struct("<II")
-_STEP = struct.Struct("<IIIIIII4xQ")
+_STEP = struct.Struct("<IIIIIIIIQ")
 _PORT = struct.Struct("<IIIII4x")
 
 #: DLPack's type codes by the kind letter of a NumPy dtype
 _CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
+#: which NumPy does not know
+_BFLOAT16 = ("bfloat16", 0x11004)
 _SERIAL = 1
 
 
@@ -82,10 +84,12 @@ class _Pools:
 
 
 def _dtype(name: str) -> int:
+    if name == _BFLOAT16[0]:
+        return _BFLOAT16[1]
     dtype = np.dtype(name)
     if dtype.kind not in _CODES or dtype.name == "longdouble" or dtype.itemsize > 8:
         raise ArtifactError(
-            f"{name} is no type that kernels know; use float16/32/64, int8-64, uint8-64 or bool"
+            f"{name} is no type that kernels know; use float16/32/64, bfloat16, int8-64, uint8-64 or bool"
         )
     return 1 << 16 | dtype.itemsize * 8 << 8 | _CODES[dtype.kind]
 
@@ -149,7 +153,8 @@ def _steps(steps: Sequence[Step], pools: _Pools) -> bytes:
     for s in steps:
         names = (pools.string(s.kernel), pools.string(s.node))
         flags = _SERIAL if s.serial else 0
-        rows.append(_STEP.pack(*names, first, len(s.arguments), s.tiles, s.scratch, flags, s.nanoseconds))
+        sizes = (first, len(s.arguments), s.tiles, s.scratch, flags, s.threads, s.nanoseconds)
+        rows.append(_STEP.pack(*names, *sizes))
         first += len(s.arguments)
     return b"".join(rows)
 

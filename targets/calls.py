@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -21,7 +21,7 @@ class Call:
     """One kernel call.
 
     ``object`` makes the machine code; ``reads`` names values or packed constants in parameter
-    order, the node's own value last; ``numbers``, ``tiles`` and ``scratch`` (bytes) are
+    order, the value it makes last; ``numbers``, ``tiles`` and ``scratch`` (bytes) are
     expressions; ``tensors`` marks an operator carried as TIR, which takes DLTensors.
     """
 
@@ -33,6 +33,12 @@ class Call:
     scratch: int
     microseconds: float
     tensors: bool = False
+    #: of a step on a GPU: threads of a block, the blocks being ``tiles`` and the dynamic shared memory ``scratch``
+    threads: int = 0
+    #: values beside the node's own that this call makes for the node's next calls
+    makes: tuple[tuple[str, Type], ...] = ()
+    #: the TIR of a step on a GPU
+    function: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

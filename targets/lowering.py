@@ -34,16 +34,20 @@ from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Kernel, Packing, Problem
 
 
-def lower(n: Node, context: Context) -> Call:
-    """The call that computes a node.
+def lower(n: Node, context: Context) -> tuple[Call, ...]:
+    """The calls that compute a node; on a processor always one.
 
     Raises:
         Unsupported: no kernel computes it.
     """
+    if context.target.gpu:
+        from sparsec.targets.cuda.lowering import lower as lower_for_gpu
+
+        return lower_for_gpu(n, context)
     rule = _RULES.get(n.op)
     if rule is None:
         raise IRError(f"{n.name} ({n.op}): nothing to run")
-    return rule(n, context)
+    return (rule(n, context),)
 
 
 def _layer(n: Node, context: Context, choice: Choice) -> Call:
@@ -102,7 +106,7 @@ def _matmul(n: Node, context: Context) -> Call:
         return _layer(n, context, n.choice[0])
     from sparsec.targets.kernels import matmul
 
-    a, b, y = _as_matrices(*(context.type(v) for v in (*n.args[:2], n.name)))
+    a, b, y = as_matrices(*(context.type(v) for v in (*n.args[:2], n.name)))
     if cast(MatmulAttrs, n.attrs).epilogue is not None:
         raise Unsupported(f"{n.name} (matmul {a} x {b}): a fused run-time product has no kernel")
     batch = y.shape[:-2]
@@ -123,7 +127,7 @@ def _matmul(n: Node, context: Context) -> Call:
     )  # fmt: skip
 
 
-def _as_matrices(a: Type, b: Type, y: Type) -> tuple[Type, Type, Type]:
+def as_matrices(a: Type, b: Type, y: Type) -> tuple[Type, Type, Type]:
     """A vector on the left is a row, on the right a column, as NumPy has it."""
     if len(a.shape) == 1:
         y = replace(y, shape=(*y.shape[:-1], 1, *y.shape[-1:]) if len(b.shape) > 1 else (1,))

@@ -179,15 +179,19 @@ def _broadcast(data: Any, t: Type, result: Type, index: Sequence[Any]) -> Any:
 
 
 def _working(types: Sequence[Type], result: Type) -> str:
-    floats = {t.dtype for t in (*types, result) if t.dtype.startswith("float")}
+    floats = {t.dtype for t in (*types, result) if _is_float(t.dtype)}
     # half precision is computed in float32: several functions exist only there, and none is faster
     return ("float64" if "float64" in floats else "float32") if floats else "int64"
+
+
+def _is_float(dtype: str) -> bool:
+    return dtype.startswith(("float", "bfloat"))
 
 
 def _literal(value: float, dtype: str) -> Any:
     from tvm import tirx
 
-    return tirx.const(value if dtype.startswith("float") else int(value), dtype)
+    return tirx.const(value if _is_float(dtype) else int(value), dtype)
 
 
 def _cast(value: Any, have: str, want: str) -> Any:

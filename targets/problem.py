@@ -8,8 +8,9 @@ from typing import cast
 from sparsec.dims import Size
 from sparsec.expr import Expr
 from sparsec.ir import ConvAttrs, MatmulAttrs, Node, Op
+from sparsec.targets.cuda.cost import UNKNOWN_COLUMNS
 from sparsec.targets.geometry import Geometry
-from sparsec.targets.target import Problem
+from sparsec.targets.target import Problem, Target
 
 
 def problem_of(nodes: Mapping[str, Node], n: Node) -> Problem:
@@ -24,7 +25,7 @@ def _linear(nodes: Mapping[str, Node], n: Node) -> Problem:
     attrs = cast(MatmulAttrs, n.attrs)
     columns = tokens if isinstance(tokens, int) else None
     panel = n.type.layout.panel
-    return Problem(rows, inner, columns, panel, attrs.epilogue, extras, active=attrs.active)
+    return Problem(rows, inner, columns, panel, attrs.epilogue, extras, n.type.dtype, active=attrs.active)
 
 
 def _convolution(nodes: Mapping[str, Node], n: Node) -> Problem:
@@ -33,7 +34,17 @@ def _convolution(nodes: Mapping[str, Node], n: Node) -> Problem:
     extras = tuple(_extra_kind(nodes[a], n, rows) for a in n.args[2:])
     columns = geometry.images * geometry.positions if geometry.images else None
     epilogue: Expr | None = cast(ConvAttrs, n.attrs).epilogue
-    return Problem(rows, geometry.taps * geometry.channels, columns, 0, epilogue, extras, conv=geometry)
+    inner = geometry.taps * geometry.channels
+    return Problem(rows, inner, columns, 0, epilogue, extras, n.type.dtype, geometry)
+
+
+def predicted_columns(problem: Problem, target: Target) -> int:
+    """The tokens or positions that predictions for a problem are of."""
+    if problem.columns is not None:
+        return problem.columns
+    if problem.conv:
+        return problem.conv.positions
+    return problem.panel or (UNKNOWN_COLUMNS if target.gpu else 1)
 
 
 def geometry_of(nodes: Mapping[str, Node], n: Node) -> Geometry:

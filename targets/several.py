@@ -45,6 +45,9 @@ def joined(targets: Sequence[Target]) -> Target:
         raise ConfigError(f"one file holds code for one architecture, not for {told}; compile one for each")
     if len({t.name for t in targets}) < len(targets):
         raise ConfigError(f"a target is named twice: {', '.join(t.name for t in targets)}")
+    if first.gpu:
+        # packings do not depend on the kind of GPU
+        return replace(first, l1=min(t.l1 for t in targets), others=tuple(others))
     l1, l2 = min(t.l1 for t in targets), min(t.l2 for t in targets)
     members = tuple(replace(t, l1=l1, l2=l2, kernels=()) for t in targets)
     kernels = tuple(cast(Kernel, Joint(cast(ModuleType, k), members)) for k in first.kernels)

@@ -16,6 +16,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """Figures of a GPU; rates are per cycle of its clock, of one multiprocessor unless noted."""
+
+    multiprocessors: int
+    #: floating-point operations of its tensor cores on float16, dense, and of its float32 units
+    tensor_flops: float
+    flops: float
+    #: bytes all multiprocessors together read from L2 and from memory
+    l2_bytes: float
+    dram_bytes: float
+    #: cycles from one kernel of a graph to the next
+    launch: float
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A machine to generate code for.
 
@@ -51,15 +66,24 @@ class Target:
     #: elements a cycle read at random places of L1; cycles lost where a loop ends unforeseen
     gathers: float = 1.2
     mispredict: float = 18.0
+    #: figures of a GPU; None where code is for a processor
+    gpu: Gpu | None = None
+    #: dtypes that layers may compute in, and the one that float32 models compute in
+    dtypes: tuple[str, ...] = ("float32",)
+    dtype: str = "float32"
+    #: that of inputs and outputs which the model has in float32
+    port_dtype: str = "float32"
 
     @property
     def architecture(self) -> str:
-        """``x86_64`` or ``aarch64``: which instructions there are, for kernels that name some."""
+        """``x86_64``, ``aarch64`` or ``cuda``: which instructions there are, for kernels that name some."""
         return self.triple.partition("-")[0] or "x86_64"
 
     @property
     def tvm_target(self) -> dict[str, Any]:
         """The dictionary ``tvm.target.Target`` takes."""
+        if self.gpu:
+            return {"kind": "cuda", "arch": self.mcpu}
         described: dict[str, Any] = {"kind": "llvm", "mcpu": self.mcpu}
         if self.mattr:
             described["mattr"] = list(self.mattr)

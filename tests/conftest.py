@@ -42,6 +42,13 @@ def runtime_alone(tmp_path_factory: pytest.TempPathFactory) -> RuntimeAlone:
     return runtime_alone((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runtime_alone")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """``-m cuda`` runs where there is neither TVM nor ONNX: other files are not even imported."""
+    if config.option.markexpr == "cuda" and collection_path.suffix == ".py":
+        return collection_path.name != "test_cuda_device.py"
+    return None
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "emulated: runs AVX-512 code in the emulator (about a minute)")
 

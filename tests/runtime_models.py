@@ -215,6 +215,12 @@ class PlanBuilder:
             )
         )
 
+    def launch(
+        self, kernel: str, *arguments: Argument, blocks: Any = 1, threads: int = 128, shared: Any = 0
+    ) -> None:
+        """A step on a GPU."""
+        self.step(kernel, *arguments, tiles=blocks, scratch=shared, threads=threads)
+
     def plan(self) -> Plan:
         """The frozen tables."""
         tables = (

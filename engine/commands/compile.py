@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sparsec.commands.models import compile_to
-from sparsec.commands.options import Calibrate, Dense, Json, OnnxPath, Quiet, Shapes, TargetName
+from sparsec.commands.options import Calibrate, Dense, Dtype, Json, OnnxPath, Quiet, Shapes, TargetName
 from sparsec.commands.output import console, print_json
 from sparsec.commands.watch import watched
 from sparsec.runtime.files import folder_of
@@ -22,6 +22,7 @@ def compile_command(
     ] = None,
     shape: Shapes = None,
     target: TargetName = "native",
+    dtype: Dtype = None,
     dense: Dense = None,
     calibrate: Calibrate = None,
     compressed: Annotated[
@@ -35,7 +36,7 @@ def compile_command(
     folder_of(path)
     started = time.perf_counter()
     with watched(quiet) as progress:
-        report = compile_to(path, model, shape, target, dense, progress, calibrate, compressed)
+        report = compile_to(path, model, shape, target, dense, progress, calibrate, compressed, dtype)
     seconds, nbytes = time.perf_counter() - started, path.stat().st_size
     if as_json:
         print_json({"output": str(path), "seconds": seconds, "bytes": nbytes, "report": report})

@@ -12,6 +12,7 @@ from sparsec.commands.models import feeds_for, is_compiled, onnx_file, report_of
 from sparsec.commands.options import (
     Calibrate,
     Dense,
+    Dtype,
     Inputs,
     Json,
     ModelPath,
@@ -60,6 +61,7 @@ def explain_command(
     shape: Shapes = None,
     size: Sizes = None,
     target: TargetName = "native",
+    dtype: Dtype = None,
     dense: Dense = None,
     calibrate: Calibrate = None,
     threads: Threads = None,
@@ -81,14 +83,14 @@ def explain_command(
     with watched(quiet or as_json) as progress:
         wanted = _Wanted(
             model, shape, target, dense, count, inputs, size, rounds, quiet or as_json, progress,
-            calibrate,
+            calibrate, dtype,
         )  # fmt: skip
         if measure:
             report = wanted.measured(pruning)
         elif pruning is not None:
             report = wanted.as_if(pruning)
         else:
-            report = report_of(model, shape, target, dense, progress, calibrate)
+            report = report_of(model, shape, target, dense, progress, calibrate, dtype)
     if html is not None:
         from sparsec.html_report.page import write
 
@@ -126,6 +128,7 @@ class _Wanted:
     quiet: bool
     progress: Progress
     calibrate: Path | None = None
+    dtype: str | None = None
 
     def as_if(self, pruning: Pruning) -> dict[str, Any]:
         """The report, and what the pruning is predicted to change."""
@@ -187,7 +190,7 @@ class _Wanted:
 
     def _imported(self) -> tuple[Graph, Target]:
         source, shapes = onnx_file(self.model), parse_shapes(self.shape)
+        from sparsec.compiler import machine_of
         from sparsec.frontends import import_model
-        from sparsec.targets.named import target_named
 
-        return import_model(source, shapes), target_named(self.target)
+        return import_model(source, shapes), machine_of(self.target, self.dtype, self.calibrate)

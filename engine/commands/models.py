@@ -16,19 +16,18 @@ if TYPE_CHECKING:
 
 def compile_to(
     path: Path, model: Path, shape: list[str] | None, target: str, dense: list[str] | None,
-    progress: Progress, calibrate: Path | None = None, compressed: bool = False,
+    progress: Progress, calibrate: Path | None = None, compressed: bool = False, dtype: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Compile and write; the machine compiled for need not be this one.  Returns the report."""
     source, shapes = onnx_file(model), parse_shapes(shape)  # refused before a compiler is loaded
-    from sparsec.compiler import artifact, measured_on
+    from sparsec.compiler import artifact, machine_of, measured_on
     from sparsec.config import settings
     from sparsec.frontends import import_model
     from sparsec.runtime.artifact import manifest_of
     from sparsec.runtime.files import replacing
     from sparsec.runtime.shipping import write_compressed
-    from sparsec.targets.named import target_named
 
-    machine = target_named(target)
+    machine = machine_of(target, dtype, calibrate)
     graph = import_model(source, shapes)
     measured = measured_on(machine, True, settings().threads)
     data = artifact(graph, machine, calibrate, parse_dense(dense), progress, measured)
@@ -44,14 +43,24 @@ def program_of(
     model: Path, shape: list[str] | None, target: str, threads: int | None, dense: list[str] | None,
     progress: Progress, calibrate: Path | None = None,
 ) -> Program:  # fmt: skip
-    """A program ready to run, compiled now unless the file is."""
+    """A program ready to run, compiled now unless the file is.
+
+    Raises:
+        ConfigError: it would be for a GPU that is not here.
+    """
     if is_compiled(model, shape, target, dense, calibrate):
         from sparsec.runtime import Program
 
         return Program.load(model, threads)
     source, shapes = onnx_file(model), parse_shapes(shape)
     import sparsec
+    from sparsec.targets.named import runs_here, target_named
 
+    machine = target_named(target)
+    if machine.gpu and not runs_here(machine):
+        raise ConfigError(
+            f"--target {target}: no such GPU is here to run on; `sparsec compile` writes a file for one"
+        )
     return sparsec.compile(
         source, shapes=shapes, target=target, threads=threads, calibrate=calibrate,
         dense=parse_dense(dense), progress=progress,
@@ -60,7 +69,7 @@ def program_of(
 
 def report_of(
     model: Path, shape: list[str] | None, target: str, dense: list[str] | None, progress: Progress,
-    calibrate: Path | None = None,
+    calibrate: Path | None = None, dtype: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What ``Program.report`` holds; no code is generated but for samples to run."""
     if is_compiled(model, shape, target, dense, calibrate):
@@ -71,8 +80,9 @@ def report_of(
     import sparsec
 
     return sparsec.analyze(
-        source, shapes=shapes, target=target, calibrate=calibrate, dense=parse_dense(dense), progress=progress
-    )
+        source, shapes=shapes, target=target, calibrate=calibrate, dense=parse_dense(dense),
+        progress=progress, dtype=dtype,
+    )  # fmt: skip
 
 
 def is_compiled(

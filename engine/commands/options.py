@@ -29,8 +29,12 @@ TargetName = Annotated[
     typer.Option(
         "--target",
         help="the processor to compile for: native, x86-64-v3, x86-64-v4; ARM: aarch64, "
-        "armv8.2-a+dotprod, cortex-a76, neoverse-n1, neoverse-v1",
+        "armv8.2-a+dotprod, cortex-a76, neoverse-n1, neoverse-v1; a GPU: cuda, sm_80, sm_90, sm_90a",
     ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="what a GPU computes in: float32 (default), float16 or bfloat16"),
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", help="threads to run on (default: SPARSEC_THREADS, else 1)")

@@ -105,6 +105,10 @@ def tune_graph(
 
 
 def _refuse(target: Target, remote: str | None) -> None:
+    if target.gpu:
+        raise ConfigError(
+            f"only processors' kernels are measured: those for {target.name} are chosen by prediction"
+        )
     if target.others:
         raise ConfigError("records are of one target's kernels: tune for one target at a time")
     if remote is None and not runs_here(target):

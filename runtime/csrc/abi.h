@@ -26,7 +26,7 @@ typedef struct {
 } DLTensor;
 
 enum { DEVICE_CPU = 1 };
-enum { DTYPE_INT = 0, DTYPE_UINT = 1, DTYPE_FLOAT = 2, DTYPE_BOOL = 6 };
+enum { DTYPE_INT = 0, DTYPE_UINT = 1, DTYPE_FLOAT = 2, DTYPE_BFLOAT = 4, DTYPE_BOOL = 6 };
 
 typedef struct {
     int32_t type_index;

@@ -79,10 +79,10 @@ static bool fits(const struct sparsec_binding *b, const struct port *port, const
     return bytes == 0 || memcmp(array->shape, b->shapes + port->shape.start, bytes) == 0;
 }
 
-static int check_array(const struct plan *plan, const struct sparsec_binding *b, const struct port *port,
+static int check_array(const struct sparsec_model *model, const struct sparsec_binding *b, const struct port *port,
                        const char *kind, const struct sparsec_array *array, struct sparsec_failure *failure) {
     char expected[SHAPE_TEXT], got[SHAPE_TEXT];
-    const char *name = plan->strings + port->name, *dtype = dtype_name(array->dtype);
+    const char *name = model->plan.strings + port->name, *dtype = dtype_name(array->dtype);
     if (!fits(b, port, array)) {
         lengths_text(b->shapes + port->shape.start, (int)port->shape.rank, expected, sizeof expected);
         lengths_text(array->shape, array->rank, got, sizeof got);
@@ -90,6 +90,9 @@ static int check_array(const struct plan *plan, const struct sparsec_binding *b,
                     "%s '%s' must be %s of shape %s, as was bound, got %s of shape %s", kind, name,
                     dtype_name(port->dtype), expected, dtype ? dtype : "another type", got);
     }
+    if (array->device && !model->cuda)
+        return fail(failure, SPARSEC_FAILURE_INPUT,
+                    "%s '%s' lies in a GPU's memory, the program runs on the processor; pass x.cpu()", kind, name);
     if (array->data || array_bytes(array) == 0) return 0;
     return fail(failure, SPARSEC_FAILURE_INPUT, "%s '%s' has no data", kind, name);
 }
@@ -99,8 +102,8 @@ int check_arrays(const struct sparsec_model *model, const struct sparsec_binding
                  struct sparsec_failure *failure) {
     const struct plan *plan = &model->plan;
     for (size_t i = 0; i < plan->input_count; i++)
-        if (check_array(plan, b, &plan->inputs[i], "input", &inputs[i], failure)) return -1;
+        if (check_array(model, b, &plan->inputs[i], "input", &inputs[i], failure)) return -1;
     for (size_t i = 0; i < plan->output_count; i++)
-        if (check_array(plan, b, &plan->outputs[i], "output", &outputs[i], failure)) return -1;
+        if (check_array(model, b, &plan->outputs[i], "output", &outputs[i], failure)) return -1;
     return 0;
 }

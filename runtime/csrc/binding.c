@@ -9,6 +9,7 @@
 
 void binding_free(struct sparsec_binding *b) {
     if (!b) return;
+    device_binding_close(b);
     free(b->key), free(b->sizes), free(b->offsets), free(b->addresses), free(b->arguments), free(b->tensors);
     free(b->scratches), free(b->shapes), free(b->calls), free(b->slot_starts), free(b->slots), free(b->staging);
     free(b);
@@ -120,6 +121,17 @@ static int32_t worthwhile_helpers(const struct step *step, int64_t tiles, uint64
     return helpers < MAXIMUM_THREADS ? (int32_t)helpers : MAXIMUM_THREADS - 1;
 }
 
+/* A step on a GPU: what else a launch needs is in the plan. */
+static int fill_launch(const struct plan *plan, struct sparsec_binding *b, size_t index, int64_t tiles,
+                       struct sparsec_failure *failure) {
+    const struct step *step = &plan->steps[index];
+    if (tiles > INT32_MAX)
+        return fail(failure, SPARSEC_FAILURE_INPUT, "the inputs are too large: step %zu has too many blocks", index);
+    b->calls[index].tiles = tiles;
+    for (uint32_t i = 0; i < step->argument_count; i++) fill_argument(plan, b, index, step->first_argument + i);
+    return 0;
+}
+
 static int fill_call(const struct sparsec_model *model, struct sparsec_binding *b, size_t index,
                      struct sparsec_failure *failure) {
     const struct plan *plan = &model->plan;
@@ -130,6 +142,7 @@ static int fill_call(const struct sparsec_model *model, struct sparsec_binding *
     if (scratch > SIZE_LIMIT) return fail_memory(failure, (size_t)scratch);
     if (tiles > SIZE_LIMIT)
         return fail(failure, SPARSEC_FAILURE_INPUT, "the inputs are too large: step %zu has too many tiles", index);
+    if (model->device) return fill_launch(plan, b, index, tiles, failure);
     int64_t items = scratch / 4 + (scratch % 4 > 0);
     b->calls[index] = (struct call){
         .kernel = model->kernels[index],
@@ -191,11 +204,18 @@ void binding_place(struct sparsec_binding *b, size_t buffer, void *address) {
         *b->slots[i].place = (char *)address + b->slots[i].offset;
 }
 
+void place_temporaries(const struct plan *plan, struct sparsec_binding *b, unsigned char *arena) {
+    if (b->arena == arena) return;
+    for (size_t i = 0; i < plan->buffer_count; i++)
+        if (plan->buffers[i].kind == BUFFER_TEMPORARY) binding_place(b, i, arena + b->offsets[i]);
+    b->arena = arena;
+}
+
 static void place_constants(const struct sparsec_model *model, struct sparsec_binding *b) {
-    const unsigned char *weights = model->image.sections[SECTION_WEIGHTS].data;
+    const unsigned char *weights = model->weights;
     for (size_t i = 0; i < model->plan.buffer_count; i++)
         if (model->plan.buffers[i].kind == BUFFER_CONSTANT)
-            binding_place(b, i, (void *)(uintptr_t)(weights + model->plan.buffers[i].index));
+            binding_place(b, i, (void *)((uintptr_t)weights + (uintptr_t)model->plan.buffers[i].index));
 }
 
 static int lay_out_staging(const struct plan *plan, struct sparsec_binding *b, struct sparsec_failure *failure) {

@@ -43,7 +43,7 @@ enum section_kind {
     SECTION_ISAS, /* instruction sets there is code for, the most capable first */
     SECTION_ARGUMENTS,
     SECTION_STEPS,
-    SECTION_CODE,    /* a shared object; its crc is checked if it is the one that runs */
+    SECTION_CODE,    /* a shared object, for CUDA a cubin; its crc is checked if it is the one that runs */
     SECTION_WEIGHTS, /* its crc is checked only on request: reading all weights would undo mmap */
     SECTION_END
 };
@@ -51,8 +51,8 @@ enum section_kind {
 /* One instruction set: the processors that can run its code have all its features. */
 struct isa {
     uint32_t name;    /* string */
-    uint32_t machine; /* e_machine of ELF: 62 x86-64, 183 aarch64; 0 any */
-    uint32_t first_feature;
+    uint32_t machine; /* e_machine of ELF: 62 x86-64, 183 aarch64, 190 CUDA; 0 any */
+    uint32_t first_feature; /* of CUDA there is one, the kind of GPU: "sm_80", "sm_90a" */
     uint32_t feature_count;
 };
 
@@ -68,6 +68,7 @@ enum argument_kind {
     ARGUMENT_END
 };
 enum step_flags { STEP_SERIAL = 1 };
+enum { MACHINE_CUDA = 190, MAXIMUM_BLOCK = 1024 };
 
 struct expression {
     uint32_t operator;
@@ -102,6 +103,8 @@ struct argument {
     uint32_t value;
 };
 
+/* A step on a GPU is a launch of `tiles` blocks of `threads` threads, each block with `scratch` bytes of dynamic
+ * shared memory; its arguments are pointers and integers.  All steps of a CUDA code are such. */
 struct step {
     uint32_t kernel; /* string */
     uint32_t node;   /* string */
@@ -110,7 +113,7 @@ struct step {
     uint32_t tiles;   /* expression */
     uint32_t scratch; /* expression */
     uint32_t flags;
-    uint32_t reserved;
+    uint32_t threads; /* 0: a call of a function of the processor */
     uint64_t nanoseconds;
 };
 

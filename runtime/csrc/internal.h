@@ -66,8 +66,10 @@ struct plan {
     size_t tensor_count, argument_count, step_count, input_count, output_count;
 };
 
-int plan_open(struct plan *plan, const struct image *image, struct sparsec_failure *failure);
+/* `cuda`: the chosen code is for a GPU, and so must its steps be */
+int plan_open(struct plan *plan, const struct image *image, bool cuda, struct sparsec_failure *failure);
 const char *dtype_name(uint32_t dtype);
+uint32_t dtype_named(const char *name); /* 0: no type is called so */
 static inline size_t dtype_bytes(uint32_t dtype) { return ((dtype >> 8) & 0xff) / 8; }
 
 /* features.c */
@@ -127,6 +129,7 @@ int arena_plan(const struct plan *plan, const int64_t *sizes, size_t *offsets, s
                struct sparsec_failure *failure);
 
 /* binding.c */
+struct device_binding;
 struct call {
     kernel_function kernel;
     const TVMFFIAny *arguments;
@@ -159,6 +162,7 @@ struct sparsec_binding {
     size_t *staging; /* offset of each input's, then each output's staging memory */
     size_t arena_bytes, staging_bytes, scratch_bytes;
     const unsigned char *arena, *scratch;
+    struct device_binding *device; /* NULL on the processor */
     uint64_t used;
 };
 
@@ -166,6 +170,7 @@ struct sparsec_binding *binding_new(const struct sparsec_model *model, const str
                                     struct sparsec_failure *failure);
 void binding_free(struct sparsec_binding *binding);
 void binding_place(struct sparsec_binding *binding, size_t buffer, void *address);
+void place_temporaries(const struct plan *plan, struct sparsec_binding *binding, unsigned char *arena);
 
 /* strided.c */
 size_t array_bytes(const struct sparsec_array *array);
@@ -193,6 +198,11 @@ int check_arrays(const struct sparsec_model *model, const struct sparsec_binding
 struct sparsec_binding *session_bind(struct sparsec_session *session, const struct sparsec_array *inputs,
                                      struct sparsec_failure *failure);
 
+/* Has an output a buffer of its own, or is it what another buffer holds? */
+bool owns_buffer(const struct plan *plan, size_t output);
+/* Put a step's names before the text of its failure. */
+int name_step(const struct plan *plan, size_t index, struct sparsec_failure *failure);
+
 /* A run whose loop over the steps is given by the caller. */
 typedef int (*step_runner)(struct sparsec_session *session, struct sparsec_binding *binding, int threads,
                            void *context, struct sparsec_failure *failure);
@@ -204,8 +214,33 @@ int session_step(struct sparsec_session *session, const struct sparsec_binding *
 
 enum { BINDINGS = 8, MAXIMUM_THREADS = 256 };
 
+/* cuda_driver.c: why this machine's GPU cannot run code for a kind of GPUs; empty where it can */
+void device_lacking(const char *arch, char *text, size_t size);
+
+/* cuda_model.c, cuda_session.c, cuda_profile.c: models, sessions, bindings and runs on a GPU.  What was opened, wholly
+ * or in part, is closed. */
+struct device;
+struct device_session;
+int device_open(struct sparsec_model *model, struct sparsec_failure *failure);
+void device_close(struct sparsec_model *model);
+int device_session_open(struct sparsec_session *session, struct sparsec_failure *failure);
+void device_session_rest(struct sparsec_session *session);
+void device_session_close(struct sparsec_session *session);
+int device_binding_open(struct sparsec_session *session, struct sparsec_binding *binding,
+                        struct sparsec_failure *failure);
+void device_binding_close(struct sparsec_binding *binding);
+int device_reserve(struct sparsec_session *session, struct sparsec_binding *binding,
+                   const struct sparsec_array *inputs, struct sparsec_failure *failure);
+int device_run(struct sparsec_session *session, struct sparsec_binding *binding, const struct sparsec_array *inputs,
+               const struct sparsec_array *outputs, struct sparsec_failure *failure);
+/* values: [steps][repeats], nanoseconds */
+int device_profile(struct sparsec_session *session, struct sparsec_binding *binding,
+                   const struct sparsec_array *inputs, const struct sparsec_array *outputs, uint64_t *values,
+                   size_t repeats, struct sparsec_failure *failure);
+
 struct sparsec_session {
     struct sparsec_model *model;
+    struct device_session *device; /* NULL on the processor */
     struct sparsec_session *next;
     struct sparsec_binding *bindings[BINDINGS];
     struct memory arena, staging;
@@ -217,6 +252,9 @@ struct sparsec_model {
     struct image image;
     struct plan plan;
     const char *isa; /* what the chosen code was made for */
+    bool cuda;       /* it is for a GPU */
+    struct device *device;        /* NULL on the processor */
+    const unsigned char *weights; /* where kernels read them: in the file, or in the GPU's memory */
     struct library library;
     kernel_function *kernels;
     struct pool *pool;

@@ -31,10 +31,16 @@ static int read_lengths(struct sparsec_model *model, struct sparsec_failure *fai
     return 0;
 }
 
-static int open_parts(struct sparsec_model *model, struct sparsec_failure *failure) {
-    if (plan_open(&model->plan, &model->image, failure)) return -1;
+static int open_code(struct sparsec_model *model, struct sparsec_failure *failure) {
+    if (model->cuda) return device_open(model, failure);
+    model->weights = model->image.sections[SECTION_WEIGHTS].data;
     if (library_open(&model->library, model->image.sections[SECTION_CODE], failure)) return -1;
-    if (find_kernels(model, failure) || read_lengths(model, failure)) return -1;
+    return find_kernels(model, failure);
+}
+
+static int open_parts(struct sparsec_model *model, struct sparsec_failure *failure) {
+    if (plan_open(&model->plan, &model->image, model->cuda, failure)) return -1;
+    if (open_code(model, failure) || read_lengths(model, failure)) return -1;
     for (size_t i = 0; i < model->plan.input_count; i++) model->input_axes += model->plan.inputs[i].shape.rank;
     model->pool = pool_new(model->argument_limit, model->library.last_error);
     return model->pool ? 0 : fail_memory(failure, sizeof *model);
@@ -58,6 +64,7 @@ static int choose_isa(struct sparsec_model *model, const char *wanted, struct sp
     size_t chosen = 0;
     if (isas_open(&isas, &model->image, failure) || isas_choose(&isas, wanted, &chosen, failure)) return -1;
     model->isa = isas.strings + isas.rows[chosen].name;
+    model->cuda = isas.rows[chosen].machine == MACHINE_CUDA;
     return image_select(&model->image, chosen, failure);
 }
 
@@ -96,3 +103,5 @@ struct sparsec_model *sparsec_model_from_bytes(const void *data, size_t size, bo
 }
 
 const char *sparsec_model_isa(const struct sparsec_model *model) { return model->isa; }
+
+const char *sparsec_model_device(const struct sparsec_model *model) { return model->cuda ? "cuda" : "cpu"; }

@@ -1,5 +1,6 @@
 /* The plan's tables, checked once at load so that running needs no checks. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "internal.h"
 
@@ -18,12 +19,19 @@ static const struct {
     {0x10000 | 64 << 8 | DTYPE_INT, "int64"},     {0x10000 | 8 << 8 | DTYPE_UINT, "uint8"},
     {0x10000 | 16 << 8 | DTYPE_UINT, "uint16"},   {0x10000 | 32 << 8 | DTYPE_UINT, "uint32"},
     {0x10000 | 64 << 8 | DTYPE_UINT, "uint64"},   {0x10000 | 8 << 8 | DTYPE_BOOL, "bool"},
+    {0x10000 | 16 << 8 | DTYPE_BFLOAT, "bfloat16"},
 };
 
 const char *dtype_name(uint32_t dtype) {
     for (size_t i = 0; i < sizeof DTYPES / sizeof *DTYPES; i++)
         if (DTYPES[i].dtype == dtype) return DTYPES[i].name;
     return NULL;
+}
+
+uint32_t dtype_named(const char *name) {
+    for (size_t i = 0; i < sizeof DTYPES / sizeof *DTYPES; i++)
+        if (strcmp(DTYPES[i].name, name) == 0) return DTYPES[i].dtype;
+    return 0;
 }
 
 #define TABLE(section, pointer, count)                                                             \
@@ -156,8 +164,19 @@ static bool argument_sound(const struct plan *plan, const struct argument *a) {
     }
 }
 
+static const char *misplaced(const struct plan *plan, const struct step *s, bool cuda) {
+    if (!cuda) return s->threads ? "is a launch on a GPU, in code for a processor" : NULL;
+    if (s->threads == 0) return "is a call on the processor, in code for a GPU";
+    if (s->threads > MAXIMUM_BLOCK) return "has more threads than a block can have";
+    for (uint32_t i = 0; i < s->argument_count; i++) {
+        const uint32_t kind = plan->arguments[s->first_argument + i].kind;
+        if (kind != ARGUMENT_POINTER && kind != ARGUMENT_INTEGER) return "has an argument that no GPU can take";
+    }
+    return NULL;
+}
+
 /* No two steps share arguments: each binding fills them in for one. */
-static int check_steps(const struct plan *plan, struct sparsec_failure *failure) {
+static int check_steps(const struct plan *plan, bool cuda, struct sparsec_failure *failure) {
     size_t next = 0;
     for (size_t i = 0; i < plan->argument_count; i++)
         if (!argument_sound(plan, &plan->arguments[i])) return broken(failure, "arguments", i, "refers to nothing");
@@ -169,6 +188,7 @@ static int check_steps(const struct plan *plan, struct sparsec_failure *failure)
         if (s->first_argument != next) return broken(failure, "steps", i, "has arguments of another");
         if (s->argument_count > 4096 || s->argument_count > plan->argument_count - next)
             return broken(failure, "steps", i, "has arguments beyond the table");
+        if (misplaced(plan, s, cuda)) return broken(failure, "steps", i, misplaced(plan, s, cuda));
         next += s->argument_count;
     }
     return 0;
@@ -194,10 +214,10 @@ static int check_symbols(const struct plan *plan, struct sparsec_failure *failur
                 plan->strings + plan->symbols[i]);
 }
 
-int plan_open(struct plan *plan, const struct image *image, struct sparsec_failure *failure) {
+int plan_open(struct plan *plan, const struct image *image, bool cuda, struct sparsec_failure *failure) {
     if (open_tables(plan, image, failure) || check_strings(plan, failure) || check_sizes(plan, failure)) return -1;
     if (check_ports(plan, plan->inputs, plan->input_count, "inputs", failure)) return -1;
     if (check_ports(plan, plan->outputs, plan->output_count, "outputs", failure)) return -1;
     if (check_buffers(plan, failure) || check_inputs_own_buffers(plan, failure)) return -1;
-    return check_tensors(plan, failure) || check_steps(plan, failure) || check_symbols(plan, failure) ? -1 : 0;
+    return check_tensors(plan, failure) || check_steps(plan, cuda, failure) || check_symbols(plan, failure) ? -1 : 0;
 }

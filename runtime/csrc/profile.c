@@ -47,7 +47,9 @@ static int profile(struct sparsec_session *session, struct sparsec_binding *b, c
     if (repeats < 1) return fail(failure, SPARSEC_FAILURE_INPUT, "repeats must be at least 1, not %d", repeats);
     struct samples samples = {calloc(steps * (size_t)repeats + 1, sizeof(uint64_t)), (size_t)repeats};
     if (!samples.values) return fail_memory(failure, steps * (size_t)repeats * sizeof(uint64_t));
-    int status = session_run_with(session, b, inputs, outputs, run_timed, &samples, failure);
+    int status = session->device
+                     ? device_profile(session, b, inputs, outputs, samples.values, samples.repeats, failure)
+                     : session_run_with(session, b, inputs, outputs, run_timed, &samples, failure);
     for (size_t i = 0; i < steps && status == 0; i++)
         nanoseconds[i] = median(samples.values + i * samples.repeats, samples.repeats);
     free(samples.values);

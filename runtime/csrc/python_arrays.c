@@ -52,10 +52,7 @@ static PyObject *shape_tuple(const int64_t *shape, uint32_t rank) {
     return tuple;
 }
 
-PyObject *new_output(struct model_object *self, const struct sparsec_session *session,
-                     const struct sparsec_binding *binding, size_t output) {
-    const struct port *port = &self->model->plan.outputs[output];
-    const int64_t *shape = sparsec_binding_output_shape(session, binding, output);
+static PyObject *numpy_output(struct model_object *self, const struct port *port, size_t output, const int64_t *shape) {
     size_t bytes = dtype_bytes(port->dtype);
     for (uint32_t axis = 0; axis < port->shape.rank; axis++) bytes *= (size_t)shape[axis];
     PyObject *block = block_new(bytes), *tuple = block ? shape_tuple(shape, port->shape.rank) : NULL, *array = NULL;
@@ -66,6 +63,21 @@ PyObject *new_output(struct model_object *self, const struct sparsec_session *se
     Py_XDECREF(tuple);
     Py_XDECREF(block);
     return array;
+}
+
+static PyObject *device_output(const struct port *port, size_t output, const int64_t *shape, PyObject *allocate) {
+    PyObject *array = PyObject_CallFunction(allocate, "nN", (Py_ssize_t)output, shape_tuple(shape, port->shape.rank));
+    if (!array || is_device_array(array)) return array;
+    Py_DECREF(array);
+    PyErr_SetString(PyExc_TypeError, "outputs are allocated as DeviceArrays");
+    return NULL;
+}
+
+PyObject *new_output(struct model_object *self, const struct sparsec_session *session,
+                     const struct sparsec_binding *binding, size_t output, PyObject *allocate) {
+    const struct port *port = &self->model->plan.outputs[output];
+    const int64_t *shape = sparsec_binding_output_shape(session, binding, output);
+    return allocate ? device_output(port, output, shape, allocate) : numpy_output(self, port, output, shape);
 }
 
 int views_open(struct views *views, size_t capacity) {
@@ -108,6 +120,11 @@ static uint32_t dtype_of(const Py_buffer *buffer) {
 
 int views_add(struct views *views, PyObject *value, bool writable) {
     Py_buffer *buffer = &views->buffers[views->count];
+    if (is_device_array(value)) {
+        *buffer = (Py_buffer){.obj = Py_NewRef(value)}; /* releasing it gives the reference back */
+        views->arrays[views->count++] = device_array_view(value);
+        return 0;
+    }
     if (PyObject_GetBuffer(value, buffer, PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0))) return -1;
     bool contiguous = PyBuffer_IsContiguous(buffer, 'C');
     views->arrays[views->count++] = (struct sparsec_array){

@@ -16,7 +16,9 @@ static PyObject *port_names(const struct plan *plan, const struct port *ports, s
 static PyObject *port_dtypes(const struct port *ports, size_t count) {
     PyObject *tuple = PyTuple_New((Py_ssize_t)count);
     for (size_t i = 0; tuple && i < count; i++) {
-        PyObject *dtype = PyObject_CallFunction(names.dtype, "s", dtype_name(ports[i].dtype));
+        /* NumPy has no bfloat16, and runtime/arrays.py hands out no such array */
+        const char *name = ports[i].dtype == SPARSEC_BFLOAT16 ? "uint16" : dtype_name(ports[i].dtype);
+        PyObject *dtype = PyObject_CallFunction(names.dtype, "s", name);
         if (!dtype || PyTuple_SetItem(tuple, (Py_ssize_t)i, dtype)) Py_CLEAR(tuple);
     }
     return tuple;
@@ -148,6 +150,11 @@ static PyObject *get_isa(PyObject *self, void *ignored) {
     return text_of(sparsec_model_isa(((struct model_object *)self)->model));
 }
 
+static PyObject *get_device(PyObject *self, void *ignored) {
+    (void)ignored;
+    return text_of(sparsec_model_device(((struct model_object *)self)->model));
+}
+
 static PyObject *get_threads(PyObject *self, void *ignored) {
     (void)ignored;
     return PyLong_FromLong(sparsec_model_threads(((struct model_object *)self)->model));
@@ -164,25 +171,27 @@ static int set_threads(PyObject *self, PyObject *value, void *ignored) {
 }
 
 PyObject *new_outputs(struct model_object *self, const struct sparsec_session *session,
-                      const struct sparsec_binding *binding, struct views *views) {
+                      const struct sparsec_binding *binding, PyObject *allocate, struct views *views) {
     size_t count = self->model->plan.output_count;
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; list && i < count; i++) {
-        PyObject *array = new_output(self, session, binding, i);
-        if (!array || PyList_SetItem(list, (Py_ssize_t)i, array) || views_add(views, array, true)) Py_CLEAR(list);
+        PyObject *array = new_output(self, session, binding, i, allocate);
+        if (!array || views_add(views, array, true)) Py_CLEAR(list);
+        else PyList_SetItem(list, (Py_ssize_t)i, Py_NewRef(seen_array(array)));
+        Py_XDECREF(array);
     }
     return list;
 }
 
-static PyObject *run_bound(struct model_object *self, struct sparsec_session *session,
-                           const struct views *inputs) {
+static PyObject *run_bound(struct model_object *self, struct sparsec_session *session, const struct views *inputs,
+                           const struct destination *destination) {
     struct sparsec_failure failure;
     struct views outputs;
     int status;
     struct sparsec_binding *binding = session_bind(session, inputs->arrays, &failure);
     if (!binding) return raise_failure(&failure, "");
     if (views_open(&outputs, self->model->plan.output_count)) return NULL;
-    PyObject *list = new_outputs(self, session, binding, &outputs);
+    PyObject *list = new_outputs(self, session, binding, destination->allocate, &outputs);
     if (list) {
         Py_BEGIN_ALLOW_THREADS
         status = sparsec_session_run(session, binding, inputs->arrays, outputs.arrays, &failure);
@@ -196,11 +205,13 @@ static PyObject *run_bound(struct model_object *self, struct sparsec_session *se
     return list;
 }
 
-static PyObject *run_views(struct model_object *self, const struct views *inputs) {
+static PyObject *run_views(struct model_object *self, const struct views *inputs,
+                           const struct destination *destination) {
     struct sparsec_failure failure;
     struct sparsec_session *session = sparsec_session_take(self->model, &failure);
     if (!session) return raise_failure(&failure, "");
-    PyObject *list = run_bound(self, session, inputs);
+    PyObject *list =
+        use_stream(session, destination->find_stream) ? NULL : run_bound(self, session, inputs, destination);
     sparsec_session_give_back(session);
     return list;
 }
@@ -225,12 +236,14 @@ static PyObject *select_outputs(struct model_object *self, PyObject *list, PyObj
 static PyObject *run(PyObject *object, PyObject *const *arguments, Py_ssize_t count) {
     struct model_object *self = (struct model_object *)object;
     struct views inputs;
-    if (count != 2 || !PyDict_Check(arguments[1])) {
-        PyErr_SetString(PyExc_TypeError, "run(output_names or None, {input name: array})");
+    if ((count != 2 && count != 4) || !PyDict_Check(arguments[1])) {
+        PyErr_SetString(PyExc_TypeError, "run(output_names or None, {input name: array}[, allocate, find_stream])");
         return NULL;
     }
+    struct destination destination = {NULL, NULL};
+    if (count == 4) destination = destination_of(arguments[2], arguments[3]);
     if (views_open(&inputs, self->model->plan.input_count)) return NULL;
-    PyObject *list = views_add_inputs(&inputs, self, arguments[1]) ? NULL : run_views(self, &inputs);
+    PyObject *list = views_add_inputs(&inputs, self, arguments[1]) ? NULL : run_views(self, &inputs, &destination);
     views_close(&inputs);
     if (!list || arguments[0] == Py_None) return list;
     PyObject *selected = select_outputs(self, list, arguments[0]);
@@ -239,9 +252,12 @@ static PyObject *run(PyObject *object, PyObject *const *arguments, Py_ssize_t co
 }
 
 static PyObject *prepare(PyObject *self, PyObject *arguments) {
-    PyObject *feeds, *outputs;
-    if (!PyArg_ParseTuple(arguments, "O!O!:prepare", &PyDict_Type, &feeds, &PyDict_Type, &outputs)) return NULL;
-    return prepared_new((struct model_object *)self, feeds, outputs);
+    PyObject *feeds, *outputs, *allocate = NULL, *find_stream = NULL;
+    if (!PyArg_ParseTuple(arguments, "O!O!|OO:prepare", &PyDict_Type, &feeds, &PyDict_Type, &outputs, &allocate,
+                          &find_stream))
+        return NULL;
+    const struct destination destination = destination_of(allocate, find_stream);
+    return prepared_new((struct model_object *)self, feeds, outputs, &destination);
 }
 
 static PyMethodDef methods[] = {
@@ -256,6 +272,7 @@ static PyGetSetDef getset[] = {
     {"inputs", get_inputs, NULL, "(name, dtype, shape) of each input.", NULL},
     {"outputs", get_outputs, NULL, "(name, dtype, shape) of each output.", NULL},
     {"isa", get_isa, NULL, "Name of the instruction set whose code runs.", NULL},
+    {"device", get_device, NULL, "Where it runs: cpu or cuda.", NULL},
     {"threads", get_threads, set_threads, "Threads a run may use.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -41,7 +41,8 @@ static int execute(PyObject *module) {
     names.block = add_type(module, "Block", &block_spec);
     names.model = add_type(module, "Model", &model_spec);
     names.prepared = add_type(module, "Prepared", &prepared_spec);
-    return names.block && names.model && names.prepared ? 0 : -1;
+    names.device_array = add_type(module, "DeviceArray", &device_array_spec);
+    return names.block && names.model && names.prepared && names.device_array ? 0 : -1;
 }
 
 static PyMethodDef functions[] = {

@@ -8,6 +8,7 @@ struct prepared {
     struct sparsec_binding *binding;
     struct views inputs, outputs;
     PyObject *arrays; /* list of the output arrays */
+    PyObject *find_stream; /* NULL, or () -> the CUDA stream a run goes to */
     pthread_mutex_t lock;
 };
 
@@ -18,6 +19,7 @@ static void prepared_dealloc(PyObject *object) {
     views_close(&self->outputs);
     if (self->session) sparsec_session_give_back(self->session);
     Py_XDECREF(self->arrays);
+    Py_XDECREF(self->find_stream);
     Py_XDECREF((PyObject *)self->owner);
     pthread_mutex_destroy(&self->lock);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
@@ -61,15 +63,15 @@ static void stage_overlaps(struct prepared *self) {
         }
 }
 
-static PyObject *output_array(struct prepared *self, size_t i, PyObject *given) {
+static PyObject *output_array(struct prepared *self, size_t i, PyObject *given, PyObject *allocate) {
     PyObject *name = PyTuple_GetItem(self->owner->output_names, (Py_ssize_t)i);
     PyObject *array = PyDict_GetItemWithError(given, name);
     if (array || PyErr_Occurred()) return Py_XNewRef(array);
-    return new_output(self->owner, self->session, self->binding, i);
+    return new_output(self->owner, self->session, self->binding, i, allocate);
 }
 
-static int add_output(struct prepared *self, size_t i, PyObject *given) {
-    PyObject *array = output_array(self, i, given);
+static int add_output(struct prepared *self, size_t i, PyObject *given, PyObject *allocate) {
+    PyObject *array = output_array(self, i, given, allocate);
     if (!array) return -1;
     int status = views_add(&self->outputs, array, true);
     if (status && !PyErr_ExceptionMatches(PyExc_MemoryError)) {
@@ -77,7 +79,7 @@ static int add_output(struct prepared *self, size_t i, PyObject *given) {
         PyErr_Format(names.input_error, "output '%s' must be a writable array",
                      self->owner->model->plan.strings + self->owner->model->plan.outputs[i].name);
     }
-    if (status == 0) status = PyList_Append(self->arrays, array);
+    if (status == 0) status = PyList_Append(self->arrays, seen_array(array));
     Py_DECREF(array);
     return status ? status : check_output(self, i);
 }
@@ -96,7 +98,7 @@ static int check_names(const struct prepared *self, PyObject *given) {
     return 0;
 }
 
-static int bind(struct prepared *self, PyObject *feeds, PyObject *given) {
+static int bind(struct prepared *self, PyObject *feeds, PyObject *given, PyObject *allocate) {
     const struct plan *plan = &self->owner->model->plan;
     struct sparsec_failure failure;
     if (views_open(&self->inputs, plan->input_count) || views_open(&self->outputs, plan->output_count)) return -1;
@@ -108,19 +110,21 @@ static int bind(struct prepared *self, PyObject *feeds, PyObject *given) {
         return -1;
     }
     for (size_t i = 0; i < plan->output_count; i++)
-        if (add_output(self, i, given)) return -1;
+        if (add_output(self, i, given, allocate)) return -1;
     stage_overlaps(self);
     return 0;
 }
 
-PyObject *prepared_new(struct model_object *owner, PyObject *feeds, PyObject *outputs) {
+PyObject *prepared_new(struct model_object *owner, PyObject *feeds, PyObject *outputs,
+                       const struct destination *destination) {
     allocfunc allocate = (allocfunc)PyType_GetSlot(names.prepared, Py_tp_alloc);
     struct prepared *self = (struct prepared *)allocate(names.prepared, 0);
     if (!self) return NULL;
     pthread_mutex_init(&self->lock, NULL);
     self->owner = (struct model_object *)Py_NewRef((PyObject *)owner);
+    self->find_stream = Py_XNewRef(destination->find_stream);
     self->arrays = PyList_New(0);
-    if (self->arrays && bind(self, feeds, outputs) == 0) return (PyObject *)self;
+    if (self->arrays && bind(self, feeds, outputs, destination->allocate) == 0) return (PyObject *)self;
     Py_DECREF(self);
     return NULL;
 }
@@ -133,8 +137,11 @@ static PyObject *prepared_call(PyObject *object, PyObject *arguments, PyObject *
         PyErr_SetString(PyExc_TypeError, "a prepared program takes no arguments: write into its input arrays");
         return NULL;
     }
+    unsigned long long stream = 0;
+    if (self->find_stream && stream_of(self->find_stream, &stream)) return NULL;
     Py_BEGIN_ALLOW_THREADS
     pthread_mutex_lock(&self->lock);
+    if (self->find_stream) sparsec_session_set_stream(self->session, (void *)(uintptr_t)stream);
     status =
         sparsec_session_run(self->session, self->binding, self->inputs.arrays, self->outputs.arrays, &failure);
     pthread_mutex_unlock(&self->lock);

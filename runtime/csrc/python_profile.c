@@ -47,18 +47,19 @@ static PyObject *profile_bound(struct model_object *self, struct sparsec_session
     struct sparsec_binding *binding = session_bind(session, inputs->arrays, &failure);
     if (!binding) return raise_failure(&failure, "");
     if (views_open(&outputs, self->model->plan.output_count)) return NULL;
-    PyObject *arrays = new_outputs(self, session, binding, &outputs);
+    PyObject *arrays = new_outputs(self, session, binding, NULL, &outputs);
     PyObject *list = arrays ? profile_arrays(self, session, binding, inputs, &outputs, repeats) : NULL;
     views_close(&outputs);
     Py_XDECREF(arrays);
     return list;
 }
 
-static PyObject *profile_views(struct model_object *self, const struct views *inputs, int repeats) {
+static PyObject *profile_views(struct model_object *self, const struct views *inputs, int repeats,
+                               PyObject *find_stream) {
     struct sparsec_failure failure;
     struct sparsec_session *session = sparsec_session_take(self->model, &failure);
     if (!session) return raise_failure(&failure, "");
-    PyObject *list = profile_bound(self, session, inputs, repeats);
+    PyObject *list = use_stream(session, find_stream) ? NULL : profile_bound(self, session, inputs, repeats);
     sparsec_session_give_back(session);
     return list;
 }
@@ -66,11 +67,14 @@ static PyObject *profile_views(struct model_object *self, const struct views *in
 PyObject *model_profile(PyObject *object, PyObject *arguments) {
     struct model_object *self = (struct model_object *)object;
     struct views inputs;
-    PyObject *feeds;
+    PyObject *feeds, *find_stream = NULL;
     int repeats;
-    if (!PyArg_ParseTuple(arguments, "O!i:profile", &PyDict_Type, &feeds, &repeats)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "O!i|O:profile", &PyDict_Type, &feeds, &repeats, &find_stream)) return NULL;
+    const struct destination destination = destination_of(NULL, find_stream);
     if (views_open(&inputs, self->model->plan.input_count)) return NULL;
-    PyObject *list = views_add_inputs(&inputs, self, feeds) ? NULL : profile_views(self, &inputs, repeats);
+    PyObject *list = NULL;
+    if (views_add_inputs(&inputs, self, feeds) == 0)
+        list = profile_views(self, &inputs, repeats, destination.find_stream);
     views_close(&inputs);
     return list;
 }

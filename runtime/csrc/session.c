@@ -5,19 +5,25 @@
 
 #include "internal.h"
 
-static struct sparsec_session *session_new(struct sparsec_model *model, struct sparsec_failure *failure) {
-    struct sparsec_session *session = calloc(1, sizeof *session);
-    if (!session) fail_memory(failure, sizeof *session);
-    else session->model = model;
-    return session;
-}
-
 static void session_free(struct sparsec_session *session) {
     for (int i = 0; i < BINDINGS; i++) binding_free(session->bindings[i]);
+    device_session_close(session);
     memory_release(&session->arena);
     memory_release(&session->staging);
     worker_release(&session->worker);
     free(session);
+}
+
+static struct sparsec_session *session_new(struct sparsec_model *model, struct sparsec_failure *failure) {
+    struct sparsec_session *session = calloc(1, sizeof *session);
+    if (!session) {
+        fail_memory(failure, sizeof *session);
+        return NULL;
+    }
+    session->model = model;
+    if (!model->device || device_session_open(session, failure) == 0) return session;
+    session_free(session);
+    return NULL;
 }
 
 struct sparsec_session *sparsec_session_take(struct sparsec_model *model, struct sparsec_failure *failure) {
@@ -30,6 +36,7 @@ struct sparsec_session *sparsec_session_take(struct sparsec_model *model, struct
 
 void sparsec_session_give_back(struct sparsec_session *session) {
     struct sparsec_model *model = session->model;
+    if (session->device) device_session_rest(session);
     pthread_mutex_lock(&model->lock);
     session->next = model->idle;
     model->idle = session;
@@ -44,6 +51,7 @@ void sparsec_model_free(struct sparsec_model *model) {
         session_free(model->idle);
         model->idle = next;
     }
+    device_close(model);
     library_close(&model->library);
     image_close(&model->image);
     pthread_mutex_destroy(&model->lock);
@@ -73,13 +81,21 @@ static int least_used(const struct sparsec_session *session) {
     return best;
 }
 
+static struct sparsec_binding *new_binding(struct sparsec_session *session, const struct sparsec_array *inputs,
+                                           struct sparsec_failure *failure) {
+    struct sparsec_binding *binding = binding_new(session->model, inputs, failure);
+    if (!binding || !session->device || device_binding_open(session, binding, failure) == 0) return binding;
+    binding_free(binding);
+    return NULL;
+}
+
 struct sparsec_binding *session_bind(struct sparsec_session *session, const struct sparsec_array *inputs,
                                      struct sparsec_failure *failure) {
     struct sparsec_binding *binding = NULL;
     for (int i = 0; i < BINDINGS && session->bindings[i] && !binding; i++)
         if (same_shapes(&session->model->plan, session->bindings[i], inputs)) binding = session->bindings[i];
     if (!binding) {
-        binding = binding_new(session->model, inputs, failure);
+        binding = new_binding(session, inputs, failure);
         if (!binding) return NULL;
         int at = least_used(session);
         binding_free(session->bindings[at]);
@@ -87,14 +103,6 @@ struct sparsec_binding *session_bind(struct sparsec_session *session, const stru
     }
     binding->used = ++session->clock;
     return binding;
-}
-
-static void place_temporaries(const struct sparsec_session *session, struct sparsec_binding *b) {
-    const struct plan *plan = &session->model->plan;
-    if (b->arena == session->arena.data) return;
-    for (size_t i = 0; i < plan->buffer_count; i++)
-        if (plan->buffers[i].kind == BUFFER_TEMPORARY) binding_place(b, i, session->arena.data + b->offsets[i]);
-    b->arena = session->arena.data;
 }
 
 static void place_scratch(const struct sparsec_session *session, struct sparsec_binding *b) {
@@ -108,7 +116,7 @@ static int reserve(struct sparsec_session *session, struct sparsec_binding *b, s
     if (memory_reserve(&session->arena, b->arena_bytes, failure)) return -1;
     if (memory_reserve(&session->worker.scratch, b->scratch_bytes, failure)) return -1;
     workspace_reset(&session->worker.workspace);
-    place_temporaries(session, b);
+    place_temporaries(&session->model->plan, b, session->arena.data);
     place_scratch(session, b);
     return 0;
 }
@@ -121,9 +129,10 @@ static int most_helpers(const struct sparsec_model *model, const struct sparsec_
 }
 
 /* Whatever a run may need: memory of the session's own, threads and theirs. */
-static int reserve_all(struct sparsec_session *session, struct sparsec_binding *b,
+static int reserve_all(struct sparsec_session *session, struct sparsec_binding *b, const struct sparsec_array *inputs,
                        struct sparsec_failure *failure) {
     struct pool *pool = session->model->pool;
+    if (session->device) return device_reserve(session, b, inputs, failure);
     int helpers = most_helpers(session->model, b);
     if (reserve(session, b, failure) || worker_reserve(&session->worker, b->scratch_bytes, failure)) return -1;
     if (memory_reserve(&session->staging, b->staging_bytes, failure)) return -1;
@@ -137,7 +146,7 @@ static int reserve_all(struct sparsec_session *session, struct sparsec_binding *
 struct sparsec_binding *sparsec_session_bind(struct sparsec_session *session, const struct sparsec_array *inputs,
                                              struct sparsec_failure *failure) {
     struct sparsec_binding *binding = session_bind(session, inputs, failure);
-    return binding && reserve_all(session, binding, failure) == 0 ? binding : NULL;
+    return binding && reserve_all(session, binding, inputs, failure) == 0 ? binding : NULL;
 }
 
 /* Kernels load whole vectors from aligned addresses, and padded buffers reach past the array. */
@@ -170,7 +179,7 @@ static int place_input(struct sparsec_session *session, struct sparsec_binding *
     return 0;
 }
 
-static bool owns_buffer(const struct plan *plan, size_t output) {
+bool owns_buffer(const struct plan *plan, size_t output) {
     const struct buffer *buffer = &plan->buffers[plan->outputs[output].buffer];
     return buffer->kind == BUFFER_OUTPUT && (size_t)buffer->index == output;
 }
@@ -201,7 +210,7 @@ static int run_alone(const struct sparsec_session *session, const struct call *c
     return fail_kernel(failure, session->model->library.last_error);
 }
 
-static int name_step(const struct plan *plan, size_t index, struct sparsec_failure *failure) {
+int name_step(const struct plan *plan, size_t index, struct sparsec_failure *failure) {
     char text[sizeof failure->text];
     const struct step *step = &plan->steps[index];
     if (failure->kind != SPARSEC_FAILURE_KERNEL) return -1;
@@ -269,5 +278,7 @@ int sparsec_session_run(struct sparsec_session *session, struct sparsec_binding 
                         struct sparsec_failure *failure) {
     struct sparsec_failure unread;
     if (!failure) failure = &unread;
-    return session_run_with(session, b, inputs, outputs, run_steps, NULL, failure) ? (int)failure->kind : 0;
+    int status = session->device ? device_run(session, b, inputs, outputs, failure)
+                                 : session_run_with(session, b, inputs, outputs, run_steps, NULL, failure);
+    return status ? (int)failure->kind : 0;
 }

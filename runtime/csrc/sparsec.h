@@ -13,7 +13,8 @@
  * Threads.  A model may be used by any number of threads at once, each with a session of its own;
  * a session, and all that came from it, by one thread at a time.
  *
- * Memory.  Loading, taking a session and binding allocate; running does not.
+ * Memory.  Loading, taking a session and binding allocate; running does not, but for memory of a GPU that arrays
+ * are copied through.
  *
  * A model file holds machine code that runs with the rights of the process: load only what you trust. */
 #ifndef SPARSEC_H
@@ -46,7 +47,7 @@ enum sparsec_failure_kind {
     SPARSEC_FAILURE_ARTIFACT = 1, /* a file that is absent, damaged or made for something else */
     SPARSEC_FAILURE_INPUT,        /* an array, a shape or a number that does not fit */
     SPARSEC_FAILURE_MEMORY,
-    SPARSEC_FAILURE_KERNEL /* compiled code refused what it was given */
+    SPARSEC_FAILURE_KERNEL /* compiled code refused what it was given, or the GPU or its driver failed */
 };
 
 struct sparsec_failure {
@@ -67,7 +68,8 @@ enum sparsec_dtype {
     SPARSEC_UINT64 = 0x14001,
     SPARSEC_FLOAT16 = 0x11002,
     SPARSEC_FLOAT32 = 0x12002,
-    SPARSEC_FLOAT64 = 0x14002
+    SPARSEC_FLOAT64 = 0x14002,
+    SPARSEC_BFLOAT16 = 0x11004
 };
 
 /* An array of the caller, who owns its memory, shape and strides. */
@@ -78,6 +80,7 @@ struct sparsec_array {
     const int64_t *shape;
     const int64_t *strides; /* in bytes; NULL when contiguous, the last axis fastest */
     bool stage;             /* never use its memory directly: it overlaps another array of the same run */
+    int device;             /* 0: the processor's memory; 1: the memory of the GPU the model runs on */
 };
 
 /* An input or output; its pointers live as long as the model. */
@@ -135,12 +138,15 @@ SPARSEC_API struct sparsec_model *sparsec_model_from_bytes_with(const void *data
 /* The name of the instruction set whose code runs; it lives as long as the model. */
 SPARSEC_API const char *sparsec_model_isa(const struct sparsec_model *model);
 
+/* Where it runs: "cpu" or "cuda". */
+SPARSEC_API const char *sparsec_model_device(const struct sparsec_model *model);
+
 /* Free a model, all of whose sessions have been given back, and its sessions; NULL is let pass. */
 SPARSEC_API void sparsec_model_free(struct sparsec_model *model);
 
 /* How many threads one run may use, the caller's included: 1 to 256, 1 at first.  To be set before shapes
  * are bound, which starts them.  Two runs at once do not share helpers: the second then runs on its caller's
- * thread alone.  Results are the same to the bit. */
+ * thread alone.  Results are the same to the bit.  On a GPU the number means nothing. */
 SPARSEC_API int sparsec_model_set_threads(struct sparsec_model *model, int threads);
 SPARSEC_API int sparsec_model_threads(const struct sparsec_model *model);
 
@@ -164,6 +170,12 @@ SPARSEC_API int sparsec_model_output_axis(const struct sparsec_model *model, siz
 SPARSEC_API struct sparsec_session *sparsec_session_take(struct sparsec_model *model,
                                                          struct sparsec_failure *failure);
 SPARSEC_API void sparsec_session_give_back(struct sparsec_session *session);
+
+/* On a GPU: the CUDA stream (CUstream, cudaStream_t) that runs go to, until the session is given back; NULL: one of
+ * the session's own.  CUDA's default stream is (void *)1, its CU_STREAM_LEGACY.  A run on a caller's stream, all
+ * arrays of which lie in the GPU's memory, is only enqueued; any other has ended when it returns.  The stream must
+ * live until its work is done.  SPARSEC_FAILURE_INPUT where the model runs on the processor. */
+SPARSEC_API int sparsec_session_set_stream(struct sparsec_session *session, void *stream);
 
 /* Everything that follows from the inputs' shapes and types, and the memory their runs need; `data` is not
  * read.  A session keeps the 8 bindings last bound or bound again, which costs nothing; the caller frees none. */

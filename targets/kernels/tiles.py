@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from sparsec.dims import Dim, Size, product
 from sparsec.targets.kernels.builder import Kernel
@@ -14,6 +14,14 @@ def strides(shape: Sequence[Size]) -> tuple[Size, ...]:
     return tuple(product(shape[i + 1 :]) for i in range(len(shape)))
 
 
+class Sized(Protocol):
+    """A kernel under construction, for whatever machine."""
+
+    @property
+    def sizes(self) -> Mapping[str, Any]:
+        """Its parameters that are sizes."""
+
+
 class Numbers:
     """Run-time sizes as parameters of a kernel; the known ones are literals."""
 
@@ -22,7 +30,7 @@ class Numbers:
         self.labels = tuple(f"n{i}" for i in range(len(self.dims)))
         self._label = dict(zip(self.dims, self.labels, strict=True))
 
-    def value(self, k: Kernel, size: Size) -> Any:
+    def value(self, k: Sized, size: Size) -> Any:
         """The size where the kernel runs; an ``int`` stays one."""
         return k.sizes[self._label[size]] if isinstance(size, Dim) else size
 

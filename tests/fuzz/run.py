@@ -45,8 +45,8 @@ def missing() -> str | None:
 
 
 def sources() -> list[Path]:
-    """The runtime but for Python and what stubs.c stands for, and the fuzz target."""
-    replaced = {"library.c", "shim.c"}
+    """The runtime but for Python and what the stubs stand for, and the fuzz target."""
+    replaced = {"library.c", "shim.c", "cuda_driver.c"}
     runtime = [p for p in CSRC.glob("*.c") if p.name not in replaced and not p.name.startswith("python_")]
     return sorted(runtime) + sorted(HERE.glob("*.c"))
 

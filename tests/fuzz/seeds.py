@@ -14,6 +14,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fake_cuda.driver import cubin
 from runtime_fuzz import repair
 from runtime_models import BEGIN, END, SCRATCH, PlanBuilder, pointer, softmax_model, tiles_of, twice_model
 
@@ -26,6 +27,7 @@ BIAS = np.arange(37, dtype="float32")
 #: bits of the header's last word, as load_model.c reads it
 VERIFY, BY_NAME, BY_FILE, WITH_DIGEST, STAGED, UNREAD = (1 << i for i in range(6))
 OTHER_DIGEST, OTHER_TYPE, OTHER_RANK, OTHER_LENGTHS, STRIDED, TIMED = (1 << i for i in range(6, 12))
+ON_DEVICE, AGAIN = 1 << 12, 1 << 13
 
 
 def part(b: PlanBuilder, whole: int, first: object, nbytes: object) -> int:
@@ -61,6 +63,28 @@ def fixed_model() -> PlanBuilder:
     y = b.output("y", (), "bool")
     b.step("only", pointer(x), pointer(s), pointer(y))
     return b
+
+
+def cuda_model() -> PlanBuilder:
+    """Launches on parts, temporaries and a weight; an output that is an input."""
+    b = PlanBuilder()
+    x, y = b.input("x", ("n", 8)), b.output("y", ("n", 8))
+    items = (Operator.MULTIPLY, "n", 8)
+    w, t, s = b.constant(BIAS[:8]), b.temporary(("n", 8, 2), 0, 1), b.temporary(("n", 8), 1, 2)
+    half = part(b, t, (Operator.MULTIPLY, items, 4), (Operator.MULTIPLY, items, 4))
+    b.launch("first", pointer(x), pointer(half), b.integer(items), blocks=tiles_of(items), threads=64)
+    b.launch(
+        "second", pointer(half), pointer(w), pointer(s), blocks="n", shared=(Operator.MULTIPLY, "n", 100)
+    )
+    b.launch("first", pointer(s), pointer(y), b.integer(items), blocks=tiles_of(items), threads=1024)
+    b.output("same", ("n", 8), buffer=x)
+    return b
+
+
+def for_gpus(b: PlanBuilder) -> bytes:
+    """Code for two kinds of GPUs, of which there is the second."""
+    kinds = [Isa(kind, (kind,), tuple(b.steps), cubin()) for kind in ("sm_100a", "sm_90a")]
+    return to_bytes(b.plan(), kinds, b.weights)
 
 
 def several(plan: Plan, weights: list[np.ndarray]) -> bytes:
@@ -100,6 +124,9 @@ def seeds() -> dict[str, bytes]:
         "other_outputs": OTHER_TYPE | OTHER_LENGTHS,
     }
     files |= {way: loaded_by(files["softmax_several"], how) for way, how in ways.items()}
+    files["cuda"] = for_gpus(cuda_model())
+    for name, how in {"again": AGAIN, "there": ON_DEVICE | AGAIN, "timed": TIMED, "strided": STRIDED}.items():
+        files[f"cuda_{name}"] = loaded_by(files["cuda"], how)
     return files | {"empty": b"", "compressed": b"\x28\xb5\x2f\xfd", "header": files["twice"][:64]}
 
 

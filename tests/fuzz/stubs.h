@@ -8,6 +8,9 @@
 extern const struct sparsec_model *running_model;
 extern const struct sparsec_binding *running;
 
+/* Read the first and the last byte. */
+void touch(const void *data, int64_t bytes);
+
 /* mutate.c: a file that loaded, to be changed again. */
 void remember(const uint8_t *data, size_t size);
 
