@@ -24,7 +24,6 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     "SPARSEC_CUDA_GRAPHS": ("1", "0: a GPU's kernels are launched one by one, never as a recorded graph"),
     "SPARSEC_DEVICE": ("0", "which GPU runs CUDA programs"),
     "SPARSEC_LIBCUDA": ("libcuda.so.1", "the GPU driver's library, which runs CUDA programs"),
-    "SPARSEC_DEVICE": ("0", "of several GPUs, the number of the one that runs CUDA programs"),
 }
 
 

@@ -25,8 +25,9 @@ _FLOAT32 = "float32"
 
 def lower_precision(graph: Graph, target: Target) -> Graph:
     """Compute in ``target.dtype`` what the model computes in float32."""
-    done = any(n.type.dtype == target.dtype for n in graph.nodes)
-    return graph if target.dtype == _FLOAT32 or done else _Lowering(graph, target.dtype, target.port_dtype).run()
+    if target.dtype == _FLOAT32 or any(n.type.dtype == target.dtype for n in graph.nodes):
+        return graph
+    return _Lowering(graph, target.dtype, target.port_dtype).run()
 
 
 @dataclass(slots=True)

@@ -33,7 +33,7 @@ class Call:
     scratch: int
     microseconds: float
     tensors: bool = False
-    #: of a step on a GPU: threads of a block, the blocks being ``tiles`` and the dynamic shared memory ``scratch``
+    #: of a step on a GPU: threads of a block; ``tiles`` are the blocks, ``scratch`` the dynamic shared memory
     threads: int = 0
     #: values beside the node's own that this call makes for the node's next calls
     makes: tuple[tuple[str, Type], ...] = ()

@@ -134,4 +134,4 @@ def assert_right(
         np.testing.assert_array_equal(found[~finite], expected[~finite])
         most = np.abs(expected[finite]).max(initial=0.0)
         limit = (TOLERANCE[node.type.dtype] if tolerance is None else tolerance) * max(most, 1e-6)
-        assert np.abs(found - expected)[finite].max(initial=0.0) <= limit, name
+        assert np.abs(found[finite] - expected[finite]).max(initial=0.0) <= limit, name

@@ -128,6 +128,16 @@ def test_predicted_to_gain_what_memory_allows(density: float, gaps: int, times: 
     assert times < gained < saved
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(64, 1), (8192, 1), (8192, 16)])
+def test_shared_memory_fits_whatever_the_weight(rows: int, columns: int) -> None:
+    problem, pattern = layer_of(rows, 256, columns), facts(rows, 256, 1.0)
+    weight = np.ones((rows, 256), np.float16)
+    for config in bitmask_gemv.space(problem, pattern, gpus.SM80):
+        packing = bitmask_gemv.pack(weight, problem, config, gpus.SM80)
+        function = bitmask_gemv.emit(problem, Packing({}, 0, packing.config), gpus.SM80, "kernel")
+        assert int(function.attrs["sparsec_shared"]) <= gpus.SM80.l1
+
+
 def test_a_weight_without_zeros_is_predicted_to_lose() -> None:
     problem, pattern = layer_of(8192, 28672, 1), facts(8192, 28672, 1.0)
     dense = dense_gemv.space(problem, pattern, gpus.SM90A)[0]
@@ -151,15 +161,15 @@ def test_what_it_leaves_to_others() -> None:
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
 @pytest.mark.parametrize("config", MASKS, ids=str)
 def test_code_of_masks(target: Any, config: dict[str, int]) -> None:
-    learned = {**config, "pieces": 80 * config["octets"]}
+    learned = {**config, "pieces": 80 * config["octets"], "stages": 4}
     function = bitmask_gemv.emit(
         layer_of(8192, 4096, 1), Packing({}, 0, tuple(learned.items())), target, "kernel"
     )
     code = sass(function, target)
     octets = config["octets"]
-    # eight tiles of an octet: a multiply instruction, four loads, a shuffle and a count each; the compiler
-    # writes shuffles, and what is near them, once more for threads that come apart
-    assert code.count("HMMA.16816.F32") == 8 * octets
+    # eight tiles of an octet: a multiply instruction, four loads and a shuffle each; the compiler writes
+    # some shuffles, and what is near them, once more for threads that come apart
+    assert 8 * octets <= code.count("HMMA.16816.F32") <= 16 * octets
     assert 32 * octets <= code.count(r"LDS\.U16") <= 64 * octets
     assert (8 + 8) * octets - 1 <= code.count("SHFL") <= 2 * (8 + 8) * octets
     assert code.count(r"LDGSTS.*128") >= 1

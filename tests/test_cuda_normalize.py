@@ -18,7 +18,7 @@ from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.build import kernel_cubin
 
 #: rows x features: a part of a warp, a warp, odd, a block, and more than a block holds
-ROWS = ((3, 7), (1, 1), (5, 768), (2, 1025), (1, 4096), (2, 40000), (2, 32771))
+ROWS = ((3, 7), (1, 1), (5, 768), (2, 1025), (1, 4096), (1, 20000), (2, 40000), (2, 32771))
 
 
 def norm(shape: tuple[Any, ...], dtype: str, centred: bool, features: int, weights: str = "") -> Graph:

@@ -193,7 +193,8 @@ def steps(graph: Graph) -> list[str]:
     """The operations that cost a step."""
     context = Context(graph.node_map(), Sizes(), TARGET)
     nothing = (Op.INPUT, Op.CONST, Op.RESHAPE, Op.ITEM)
-    sharing = Sharing(graph, context, [(n, lower(n, context)) for n in graph.nodes if n.op not in nothing])
+    calls = [(n, call) for n in graph.nodes if n.op not in nothing for call in lower(n, context)]
+    sharing = Sharing(graph, context, calls)
     sharing.run()
     return [str(n.op) for n, _ in sharing.calls]
 

@@ -54,7 +54,8 @@ def kernel_cubin(function: Any, target: Target) -> bytes:
 def _compiled(source: str, arch: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="sparsec_") as folder:
         (Path(folder) / "kernel.cu").write_text(source, encoding="utf-8")
-        _run([nvcc(), "-rdc=true", "-cubin", f"-arch={arch}", "-O3", "-w", "kernel.cu", "-o", "kernel.cubin"], folder)
+        flags = ["-rdc=true", "-cubin", f"-arch={arch}", "-O3", "-w"]
+        _run([nvcc(), *flags, "kernel.cu", "-o", "kernel.cubin"], folder)
         return (Path(folder) / "kernel.cubin").read_bytes()
 
 

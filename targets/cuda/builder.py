@@ -112,7 +112,7 @@ class Kernel:
         return self.shared_at(first, dtype)
 
     def shared_at(self, first: int, dtype: str) -> Array:
-        """Shared memory from byte ``first`` on, as elements of a type: another view of what was handed out."""
+        """Shared memory from byte ``first`` on, as elements of a type: another view of what was given."""
         if dtype not in self._views:
             self._views[dtype] = T.decl_buffer(
                 (_UNBOUNDED,), dtype, data=self._raw.data, align=ALIGNMENT, scope="shared.dyn"
@@ -160,7 +160,8 @@ class Kernel:
 
     def call(self, instruction: Instruction, *args: Any) -> None:
         """An instruction that writes through pointers."""
-        T.evaluate(T.cuda.func_call(instruction.name, *args, source_code=instruction.source, return_type="void"))
+        name, source = instruction.name, instruction.source
+        T.evaluate(T.cuda.func_call(name, *args, source_code=source, return_type="void"))
 
     def value(self, instruction: Instruction, *args: Any) -> Any:
         """An instruction's result."""
@@ -207,12 +208,12 @@ def device_function(
         })  # fmt: skip
         raw = [(n, d, T.arg(f"{n}_pointer", T.handle(d, "global"))) for n, d in pointers]
         named = {n: T.arg(n, T.int64()) for n in sizes}
-        arrays = {
-            n: Array(T.decl_buffer((_UNBOUNDED,), d, data=p, align=ALIGNMENT)) for n, d, p in raw
-        }
+        arrays = {n: Array(T.decl_buffer((_UNBOUNDED,), d, data=p, align=ALIGNMENT)) for n, d, p in raw}
         # code generation reads no more of the extent than that it is the grid's
-        with T.launch_thread("blockIdx.x", tirx.IntImm("int64", 1 << 31)) as block, \
-             T.launch_thread("threadIdx.x", threads) as thread:
+        with (
+            T.launch_thread("blockIdx.x", tirx.IntImm("int64", 1 << 31)) as block,
+            T.launch_thread("threadIdx.x", threads) as thread,
+        ):
             shared = T.alloc_buffer((16,), "uint8", scope="shared.dyn")
             kernel = Kernel(T.cast(block, "int64"), thread, threads, arrays, named, shared)
             body(kernel)

@@ -24,15 +24,15 @@ def constant(value: float) -> Any:
     return tirx.FloatImm("float32", float(value))
 
 
-def emit(k: Kernel, expr: Expr, operand: Callable[[int], Any]) -> Any:
-    """The value of an expression; ``operand(i)`` is argument i, float32.
+def emit(k: Kernel, expr: Expr, operands: Sequence[Any]) -> Any:
+    """The value of an expression; ``operands[i]`` is argument i, float32.
 
     Subtrees that are used twice are computed once.
     """
     values: dict[Expr, Any] = {}
     for e in walk(expr):
         if isinstance(e, Arg):
-            values[e] = k.bind(operand(e.index))
+            values[e] = k.bind(operands[e.index])
         elif isinstance(e, Scalar):
             values[e] = constant(e.value)
         else:
@@ -68,7 +68,8 @@ def _extreme(e: Call, a: Any, b: Any) -> Any:
 
 
 _PLAIN: Mapping[str, Callable[..., Any]] = {
-    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "div": lambda a, b: a / b,
+    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
     "pow": T.pow, "neg": lambda a: -a, "abs": T.fabs, "exp": T.exp, "log": T.log, "sqrt": T.sqrt,
     "rsqrt": T.rsqrt, "tanh": T.tanh, "erf": T.erf, "floor": T.floor, "ceil": T.ceil, "round": T.nearbyint,
     "sin": T.sin, "cos": T.cos,
@@ -165,10 +166,7 @@ def finish(k: Kernel, problem: Problem, values: Sequence[Any], row: Any, offset:
         return list(values)
     lanes = len(values)
     extras = [_extra(k, problem, i, row, offset, lanes) for i in range(len(problem.extras))]
-    return [
-        emit(k, problem.epilogue, lambda index, i=i: values[i] if index == 0 else extras[index - 1][i])
-        for i in range(lanes)
-    ]
+    return [emit(k, problem.epilogue, [values[i], *(extra[i] for extra in extras)]) for i in range(lanes)]
 
 
 def _extra(k: Kernel, problem: Problem, i: int, row: Any, offset: Any, lanes: int) -> list[Any]:

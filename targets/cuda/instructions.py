@@ -246,12 +246,13 @@ load_once = _instruction(
     '    : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "l"(__cvta_generic_to_global(from)));',
     meanings.load_once,
 )  # fmt: skip
-#: ``(float* to, const float* from)``: four registers to 16 bytes of global memory, in one access: nvcc splits such
-#: a store where the numbers are the results of long chains of arithmetic
+#: ``(float* to, const float* from)``: four registers to 16 bytes of global memory, in one access: nvcc splits
+#: such a store where the numbers are the results of long chains of arithmetic
 store_quad = _instruction(
     "store_quad", "float* to, const float* from",
     'asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};"\n'
-    '    :: "l"(__cvta_generic_to_global(to)), "f"(from[0]), "f"(from[1]), "f"(from[2]), "f"(from[3]) : "memory");',
+    '    :: "l"(__cvta_generic_to_global(to)), "f"(from[0]), "f"(from[1]), "f"(from[2]), "f"(from[3])\n'
+    '    : "memory");',
     meanings.store_quad,
 )  # fmt: skip
 #: ``(float* to, float value)``: added to global (or shared) memory, in any order of threads
@@ -279,9 +280,9 @@ exp2 = _approximate("exp2", "ex2.approx.ftz.f32", np.exp2)
 tanh = _approximate("tanh", "tanh.approx.f32", np.tanh)
 
 
-#: ``(unsigned* to, const void* from, unsigned word, unsigned first)``: four halves, those whose bit of the word is
-#: set (``first`` is the lowest's, a single bit) one after the other from shared memory, the others zero; the half
-#: behind the last one taken may be read too
+#: ``(unsigned* to, const void* from, unsigned word, unsigned first)``: four halves, those whose bit of the
+#: word is set (``first`` is the lowest's, a single bit) one after the other from shared memory, the others
+#: zero; the half behind the last one taken may be read too
 expand_halves = _instruction(
     "expand_halves", "unsigned* to, const void* from, unsigned word, unsigned first",
     'asm volatile("{.reg .pred p<4>; .reg .b32 h<4>, at; mov.b32 at, %2;"\n'

@@ -175,4 +175,5 @@ def ranked(
             product *= predict(replace(problem, columns=count), config)
         return product
 
-    return tuple(sorted(reversed(configurations), key=worth)[:most])
+    order = sorted(range(len(configurations)), key=lambda i: (worth(configurations[i]), -i))
+    return tuple(configurations[i] for i in order[:most])

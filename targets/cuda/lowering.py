@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from sparsec.dims import Size
 from sparsec.ir import Choice, Node, Op, replace
@@ -51,7 +52,8 @@ def _layer(n: Node, context: Context, choice: Choice) -> tuple[Call, ...]:
         context, kernel.name, (_shared_code(problem), choice.config),
         lambda name: kernel.emit(problem, packing, context.target, name),
         (n.args[0], *choice.packed, *n.args[2:], n.name), () if problem.columns is not None else (columns,),
-        kernel.grid(problem, packing, sizes, columns), cycles,
+        # every kernel of a GPU has one
+        cast(Any, kernel).grid(problem, packing, sizes, columns), cycles,
     )  # fmt: skip
     return (call,)
 

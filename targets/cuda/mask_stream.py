@@ -147,7 +147,7 @@ class Runs:
 
     @staticmethod
     def slot_halves(shape: Octets, pieces: int, stages: int) -> int:
-        """Elements of shared memory that the runs of all warps take, and one piece that may be read in vain."""
+        """Elements of shared memory that the runs of all warps take, and a piece that is read in vain."""
         return (shape.threads // 32 * stages * pieces + 1) * PIECE
 
     @property

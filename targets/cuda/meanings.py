@@ -195,7 +195,8 @@ def expand_halves(machine: Machine, to: Pointer, source: Pointer, word: Values, 
     """Four halves: the next from memory where their bit is set, zero elsewhere."""
     rank, halves = np.zeros(machine.shape, np.int64), []
     for i in range(4):
-        taken = np.broadcast_to((word.astype(np.uint32) & (first.astype(np.uint32) << np.uint32(i))) != 0, machine.shape)
+        bit = first.astype(np.uint32) << np.uint32(i)
+        taken = np.broadcast_to((word.astype(np.uint32) & bit) != 0, machine.shape)
         with machine.only(taken):
             halves.append(np.where(taken, source.load(rank, np.uint16), np.uint16(0)).astype(np.uint32))
         rank = rank + taken

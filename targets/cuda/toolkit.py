@@ -33,7 +33,7 @@ def find(tool: str) -> str | None:
 def _package_folders() -> list[Path]:
     spec = importlib.util.find_spec("nvidia")
     roots = [Path(p) for p in (spec.submodule_search_locations or ())] if spec else []
-    return [folder for root in roots for folder in sorted(root.glob("cu*/bin")) + [root / "cuda_nvcc/bin"]]
+    return [folder for root in roots for folder in (*sorted(root.glob("cu*/bin")), root / "cuda_nvcc/bin")]
 
 
 def nvcc() -> str:

@@ -36,8 +36,8 @@ format = "bitmask"
 
 #: columns from which on tiles of tokens are for bitmask_spmm
 MOST_COLUMNS = 16
-#: runs of a warp that are on their way to shared memory or there
-STAGES = 4
+#: runs of a warp that are on their way to shared memory or there, at most, and the memory they should take
+_STAGES, _WANTED_BYTES = 4, 96 * 1024
 
 
 def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
@@ -119,7 +119,8 @@ def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Targe
         arrays, gap_bytes = gap_runs.pack(weight, Split(config["high"], config["deep"]))
         return Packing(arrays, 0, tuple(sorted({**config, "gap_bytes": gap_bytes}.items())))
     stream, starts, pieces = mask_stream.pack(weight, config["octets"], config["high"])
-    learned = {**config, "pieces": pieces}
+    stages = _WANTED_BYTES // (2 * Runs.slot_halves(_shape(problem, config), pieces, 1))
+    learned = {**config, "pieces": pieces, "stages": max(2, min(_STAGES, stages))}
     return Packing({"stream": stream, "starts": starts}, 0, tuple(sorted(learned.items())))
 
 
@@ -139,36 +140,37 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
         body = lambda k: gap_runs.emit(k, problem, split)  # noqa: E731
     else:
         packed = mask_stream.POINTERS
-        body = lambda k: _masked(k, problem, _shape(problem, config), config["pieces"])  # noqa: E731
+        shape = _shape(problem, config)
+        body = lambda k: _masked(k, problem, shape, config["pieces"], config["stages"])  # noqa: E731
     pointers = [("x", problem.dtype), *packed, *extras, ("y", problem.dtype)]
     return device_function(name, threads, pointers, [], body)
 
 
-def _masked(k: Kernel, problem: Problem, shape: Octets, pieces: int) -> None:
+def _masked(k: Kernel, problem: Problem, shape: Octets, pieces: int, stages: int) -> None:
     """Every warp by itself: its runs arrive while it decodes earlier ones."""
     token, row = block_place(k, problem, shape)
-    halves = Runs.slot_halves(shape, pieces, STAGES)
+    halves = Runs.slot_halves(shape, pieces, stages)
     slots = k.shared(max(halves, shape.sum_bytes // 2), "uint16")
     group = k.bind(row // (OCTET * shape.octets) + k.warp % shape.high)
     deep = k.bind(k.warp // shape.high)
-    runs = Runs(k, shape, -(-problem.inner // CHUNK), pieces, STAGES, slots, group, deep)
+    runs = Runs(k, shape, -(-problem.inner // CHUNK), pieces, stages, slots, group, deep)
     read, sums = from_memory(k, problem, shape), zeros(k, shape)
     kept = k.registers(2, "int32")
-    for step in range(STAGES - 1):
+    for step in range(stages - 1):
         runs.bounds(step, kept)
         runs.copy(step, kept)
         k.call(instructions.cp_async_commit)
-    runs.bounds(STAGES - 1, kept)
+    runs.bounds(stages - 1, kept)
     with k.loop(runs.steps) as step:
         words = [k.registers(WORDS, "uint32") for _ in range(CHUNK // STEP)]
         for i, some in enumerate(words):
             read(some, (step * shape.deep + deep) * CHUNK + i * STEP)
-        k.call(instructions.cp_async_wait(STAGES - 2))
+        k.call(instructions.cp_async_wait(stages - 2))
         # all lanes' pieces of this run are there, and all have done with the run whose place is next
         k.call(instructions.syncwarp)
-        runs.copy((step + (STAGES - 1)) % STAGES, kept)
+        runs.copy((step + (stages - 1)) % stages, kept)
         k.call(instructions.cp_async_commit)
-        runs.bounds(step + STAGES, kept)
-        runs.multiply(step % STAGES, problem.dtype, sums, lambda step, slab: words[step], unrolled=True)
+        runs.bounds(step + stages, kept)
+        runs.multiply(step % stages, problem.dtype, sums, lambda step, slab: words[step], unrolled=True)
     k.call(instructions.cp_async_wait(0))
     deliver(k, problem, shape, sums, (token, row), slots.start)

@@ -82,8 +82,7 @@ def emit(shape: Shape, name: str) -> Any:
 
             given = [_read(k, i, shape, places, axes) for i in range(count)]
             values = [
-                expressions.emit(k, shape.expr, lambda i, lane=lane: given[i][lane])
-                for lane in range(shape.vector)
+                expressions.emit(k, shape.expr, [x[lane] for x in given]) for lane in range(shape.vector)
             ]
             expressions.store(k, k["y"], at, values)
 

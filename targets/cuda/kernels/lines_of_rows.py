@@ -52,15 +52,18 @@ class Shape:
 
     @property
     def team(self) -> int:
-        """Threads of a row, and whether they hold it: see :attr:`held`."""
-        if not self.held:
-            return WALKERS
-        return next(t for t in (WARP, 128, 256, 512, MOST) if self.vectors(t) * self.vector <= HELD)
+        """Threads of a row."""
+        return next((t for t in (WARP, 128, 256, 512, MOST) if self.holds(t)), WALKERS)
 
     @property
     def held(self) -> bool:
         """Whether a row stays in registers."""
-        return self.length is not None and self.vectors(MOST) * self.vector <= HELD
+        return self.holds(MOST)
+
+    def holds(self, team: int) -> bool:
+        """Whether a team's registers hold a row; of the largest team's 64 a thread, weights need some."""
+        room = HELD if team < MOST or "softmax" in self.kind else HELD * 3 // 4
+        return self.length is not None and self.vectors(team) * self.vector <= room
 
     @property
     def rows(self) -> int:

@@ -50,9 +50,10 @@ TILINGS = (
     Tiling(256, 128, TILE, 4, 2, 4), Tiling(128, 128, TILE, 2, 2, 3), Tiling(128, 64, TILE, 2, 2, 4),
     Tiling(64, 64, TILE, 2, 2, 4), Tiling(64, 32, TILE, 2, 2, 6), Tiling(64, 16, TILE, 2, 2, 8),
 )  # fmt: skip
-#: those of them that wgmma makes, where there is one
+#: those of them that wgmma makes, where there is one; of all but the largest a multiprocessor holds two
+#: blocks, so that one multiplies while the other begins or ends
 GROUPED = (
-    Tiling(256, 128, TILE, 8, 1, 5, True), Tiling(128, 128, TILE, 4, 2, 4, True),
+    Tiling(256, 128, TILE, 8, 1, 5, True), Tiling(128, 128, TILE, 4, 1, 4, True),
     Tiling(128, 64, TILE, 4, 1, 5, True),
 )  # fmt: skip
 #: what of the operations of dense instructions their sparse ones really double, counting what feeds them
