@@ -71,7 +71,7 @@ def _packed_for_gpu(
 ) -> tuple[dict[str, Array], float]:
     """A GPU's arrays, the same for all, and cycles."""
     from sparsec.targets.cuda.kernels import recurrent as kernel
-    from sparsec.targets.cuda.kernels.recurrent_shape import pack
+    from sparsec.targets.cuda.parts.recurrent_shape import pack
 
     arrays = {"values": pack(consts[n.args[1]], cast(RecurrentAttrs, n.attrs))}
     for name in _biases(n):

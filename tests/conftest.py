@@ -49,6 +49,27 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the many cases of a CUDA test, the first, the last and every fourth between, unless all are asked for.
+
+    The interpreter and nvcc are slow, and the same code makes them all; none of the slow ones.
+    """
+    if os.environ.get("SPARSEC_EVERY_CASE"):
+        return
+    cases: dict[tuple[str, str], list[pytest.Item]] = {}
+    for item in items:
+        if item.path.name.startswith("test_cuda_") and item.path.name != "test_cuda_device.py":
+            cases.setdefault((item.path.name, getattr(item, "originalname", item.name)), []).append(item)
+    left_out = pytest.mark.skip(reason="not every case of a CUDA test: SPARSEC_EVERY_CASE=1 runs them")
+    for several in cases.values():
+        for i, item in enumerate(several[:-1]):
+            if i % 4:
+                item.add_marker(left_out)
+        for item in several:
+            if item.get_closest_marker("slow"):
+                item.add_marker(left_out)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "emulated: runs AVX-512 code in the emulator (about a minute)")
 

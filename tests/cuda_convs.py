@@ -13,7 +13,7 @@ from cuda_layers import DTYPES, EPILOGUES, ROUNDING
 from sparsec.pattern import infer
 from sparsec.reference_expr import evaluate_expr
 from sparsec.targets.cuda import gpus
-from sparsec.targets.cuda.interpreter import run
+from sparsec.targets.cuda.interpreter.run import run
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Packing, Problem, Target
 

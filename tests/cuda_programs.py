@@ -21,8 +21,9 @@ from sparsec.planner import Planned, plan_program
 from sparsec.reference import evaluate
 from sparsec.runtime import Program
 from sparsec.targets.calls import Call, Context
-from sparsec.targets.cuda import gpus, interpreter
-from sparsec.targets.cuda.retelling import libraries
+from sparsec.targets.cuda import gpus
+from sparsec.targets.cuda.interpreter import run as interpreter
+from sparsec.targets.cuda.leftover.retelling import libraries
 from sparsec.targets.lowering import lower
 from sparsec.targets.opaque import run
 from sparsec.targets.target import Target

@@ -10,10 +10,10 @@ from cuda_layers import DTYPES, EPILOGUES, ROUNDING
 from stencil_cases import Layer
 
 from sparsec.reference_expr import evaluate_expr
-from sparsec.targets.cuda import strips
-from sparsec.targets.cuda.interpreter import run
+from sparsec.targets.cuda.interpreter.run import run
 from sparsec.targets.cuda.kernels import depthwise, pool
 from sparsec.targets.cuda.kernels.pool import Pooling
+from sparsec.targets.cuda.parts import strips
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Problem
 

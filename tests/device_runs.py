@@ -14,7 +14,7 @@ from sparsec.ir import Graph, Node, Op, Type, const_node
 from sparsec.runtime.plan import Operator
 from sparsec.targets.calls import Call, Context, written
 from sparsec.targets.cuda import gpus
-from sparsec.targets.cuda.interpreter import compiled
+from sparsec.targets.cuda.interpreter.run import compiled
 from sparsec.targets.cuda.lowering import lower
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Target

@@ -11,9 +11,10 @@ from sass import TARGETS, needs_sass, sass
 from sparse_weights import facts, layer_of, unstructured
 
 from sparsec.pattern import infer
-from sparsec.targets.cuda import gap_runs, gpus, mask_stream
-from sparsec.targets.cuda.gap_runs import Split
+from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.kernels import bitmask_gemv, dense_gemv
+from sparsec.targets.cuda.parts import gap_runs, mask_stream
+from sparsec.targets.cuda.parts.gap_runs import Split
 from sparsec.targets.target import Packing
 
 MASKS = ({"gaps": 0, "octets": 1, "high": 1, "deep": 8}, {"gaps": 0, "octets": 2, "high": 2, "deep": 4})

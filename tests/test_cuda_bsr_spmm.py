@@ -11,10 +11,10 @@ from sass import TARGETS, needs_sass, sass
 
 from sparsec.pattern import infer
 from sparsec.targets.cuda import gpus
-from sparsec.targets.cuda.block_steps import DEPTH, MOST_BLOCKS, Shape, grouped
 from sparsec.targets.cuda.kernels import bsr_spmm, dense_gemm
 from sparsec.targets.cuda.kernels.bsr_spmm import BLOCKS, TILES
-from sparsec.targets.cuda.operand_order import as_first, as_second
+from sparsec.targets.cuda.parts.block_steps import DEPTH, MOST_BLOCKS, Shape, grouped
+from sparsec.targets.cuda.parts.operand_order import as_first, as_second
 from sparsec.targets.target import Packing, Problem, Target
 
 

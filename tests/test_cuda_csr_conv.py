@@ -15,9 +15,10 @@ from kernel_cases import skewed, unstructured
 from sass import TARGETS, needs_sass, sass
 
 from sparsec.pattern import infer
-from sparsec.targets.cuda import conv_rows, gpus
+from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.kernels import csr_conv, dense_conv
-from sparsec.targets.cuda.lines import Line
+from sparsec.targets.cuda.parts import conv_rows
+from sparsec.targets.cuda.parts.lines import Line
 from sparsec.targets.geometry import Geometry
 from sparsec.targets.target import Packing, Target
 

@@ -13,7 +13,7 @@ from sparsec.pattern import Pattern, infer
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.kernels import dense_gemm
 from sparsec.targets.cuda.kernels.dense_gemm import FLOAT_TILINGS, GROUPED, TILINGS
-from sparsec.targets.cuda.mma_epilogue import column_order
+from sparsec.targets.cuda.parts.mma_epilogue import column_order
 from sparsec.targets.target import Packing, Problem
 
 HALVES = [{"tokens": t.rows, "features": t.columns} for t in TILINGS]

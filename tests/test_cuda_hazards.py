@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as T
 
 from sparsec.targets.cuda import instructions
 from sparsec.targets.cuda.builder import Kernel, device_function, int64
-from sparsec.targets.cuda.interpreter import InterpreterError, run
+from sparsec.targets.cuda.interpreter.run import InterpreterError, run
 
 THREADS = 64
 #: what orders accesses: nothing, threads of a warp, threads of a block

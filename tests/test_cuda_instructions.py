@@ -13,8 +13,8 @@ from tvm.script.ir_builder import tirx as T
 from sparsec.targets.cuda import instructions
 from sparsec.targets.cuda.build import kernel_cubin
 from sparsec.targets.cuda.builder import Kernel, device_function, int64
-from sparsec.targets.cuda.fragments import sparse_indices, sparse_metadata
-from sparsec.targets.cuda.interpreter import InterpreterError, run
+from sparsec.targets.cuda.interpreter.fragments import sparse_indices, sparse_metadata
+from sparsec.targets.cuda.interpreter.run import InterpreterError, run
 from sparsec.targets.cuda.toolkit import find
 from sparsec.targets.named import target_named
 

@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as T
 
 from sparsec.targets.cuda import instructions
 from sparsec.targets.cuda.builder import Kernel, device_function, int64
-from sparsec.targets.cuda.interpreter import InterpreterError, compiled, run
+from sparsec.targets.cuda.interpreter.run import InterpreterError, compiled, run
 
 WARP = 32
 #: the types of float and integer arguments, as the kernels here take them

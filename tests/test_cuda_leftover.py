@@ -27,8 +27,8 @@ from sparsec.frontends import import_model
 from sparsec.ir import Graph, Node, Op, TirAttrs, Type, verify
 from sparsec.targets.calls import Context
 from sparsec.targets.cuda import gpus
+from sparsec.targets.cuda.leftover.nests import operator
 from sparsec.targets.cuda.lowering import lower
-from sparsec.targets.cuda.nests import operator
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Target
 

@@ -18,7 +18,7 @@ from sparsec.expr import Arg, relu
 from sparsec.ir import Graph, MatmulAttrs, Op, Type
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.build import kernel_cubin
-from sparsec.targets.cuda.interpreter import run
+from sparsec.targets.cuda.interpreter.run import run
 from sparsec.targets.cuda.kernels import matmul as kernel
 
 #: whole tiles, rows of whole vectors, of a few elements, odd, one row, one column, one of everything

@@ -11,10 +11,10 @@ from sass import TARGETS, needs_sass, sass
 
 from sparsec.pattern import infer
 from sparsec.targets.cuda import gpus
-from sparsec.targets.cuda.gathered_rows import BANKS, MOST_SHARED, Shape, packed
 from sparsec.targets.cuda.kernels import dense_gemm, nm_gather, nm_spmm
 from sparsec.targets.cuda.kernels.nm_gather import TILES
-from sparsec.targets.cuda.shared_inputs import kept
+from sparsec.targets.cuda.parts.gathered_rows import BANKS, MOST_SHARED, Shape, packed
+from sparsec.targets.cuda.parts.shared_inputs import kept
 from sparsec.targets.target import Packing, Problem
 
 

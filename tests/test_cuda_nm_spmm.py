@@ -10,9 +10,11 @@ from cuda_layers import check_layer, layer
 from sass import TARGETS, needs_sass, sass
 
 from sparsec.pattern import infer
-from sparsec.targets.cuda import fragments, gpus, sparse_tiles
+from sparsec.targets.cuda import gpus
+from sparsec.targets.cuda.interpreter import fragments
 from sparsec.targets.cuda.kernels import dense_gemm, nm_spmm
 from sparsec.targets.cuda.kernels.nm_spmm import GROUPED, TILINGS
+from sparsec.targets.cuda.parts import sparse_tiles
 from sparsec.targets.target import Packing, Problem
 
 CONFIGS = [{"tokens": t.columns, "features": t.rows} for t in TILINGS]

@@ -9,9 +9,9 @@ import pytest
 
 from sparsec.targets.cuda import warpgroup
 from sparsec.targets.cuda.builder import Kernel, device_function, int64, integer
-from sparsec.targets.cuda.interpreter import InterpreterError, run
-from sparsec.targets.cuda.mma_epilogue import column_order, deliver, row_order, tile_of_block
-from sparsec.targets.cuda.mma_tiles import (
+from sparsec.targets.cuda.interpreter.run import InterpreterError, run
+from sparsec.targets.cuda.parts.mma_epilogue import column_order, deliver, row_order, tile_of_block
+from sparsec.targets.cuda.parts.mma_tiles import (
     Place,
     Staged,
     Tiling,

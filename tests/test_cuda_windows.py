@@ -11,9 +11,9 @@ from cuda_windows import check_depthwise, check_pool
 from sass import TARGETS, needs_sass, sass
 from stencil_cases import LAYERS, POOLS, Layer
 
-from sparsec.targets.cuda import strips
 from sparsec.targets.cuda.kernels import depthwise, pool
 from sparsec.targets.cuda.kernels.pool import Pooling
+from sparsec.targets.cuda.parts import strips
 from sparsec.targets.geometry import Geometry
 from sparsec.targets.target import Problem, Target
 

@@ -60,8 +60,8 @@ def device_call(
 def _sources() -> str:
     """A digest of the emitters, so that two versions of a kernel never have one name."""
     digest = hashlib.sha256()
-    for package in ("sparsec.targets.cuda", "sparsec.targets.cuda.kernels"):
-        for part in sorted(files(package).iterdir(), key=lambda p: p.name):
+    for package in ("", ".kernels", ".parts", ".leftover"):
+        for part in sorted(files(f"sparsec.targets.cuda{package}").iterdir(), key=lambda p: p.name):
             if part.name.endswith(".py"):
                 digest.update(part.read_bytes())
     return digest.hexdigest()[:16]

@@ -1,9 +1,10 @@
 """Instructions of the GPU that TIR has no word for: their CUDA text, and what they mean.
 
-The meaning is for :mod:`sparsec.targets.cuda.interpreter`, which runs kernels on the CPU: a function of a
-:class:`~sparsec.targets.cuda.machine.Machine` and of the arguments, each an array with one value a thread or
-a :class:`~sparsec.targets.cuda.memory.Pointer`.  Destinations come first.  Fragments of matrix instructions
-are laid out as in NVIDIA's PTX ISA manual; :mod:`sparsec.targets.cuda.fragments` has the layouts in words.
+The meaning is for :mod:`sparsec.targets.cuda.interpreter.run`, which runs kernels on the CPU: a function of
+a :class:`~sparsec.targets.cuda.interpreter.machine.Machine` and of the arguments, each an array with one
+value a thread or a :class:`~sparsec.targets.cuda.interpreter.memory.Pointer`.  Destinations come first.
+Fragments of matrix instructions are laid out as in NVIDIA's PTX ISA manual;
+:mod:`sparsec.targets.cuda.interpreter.fragments` has the layouts in words.
 
 Instructions of a whole warp (ldmatrix, mma, shuffles, ballot, syncwarp) must be reached by all its threads.
 """
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.targets.cuda import meanings
+from sparsec.targets.cuda.interpreter import meanings
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +130,9 @@ def mma_sp_m16n8k32(dtype: str, selector: int) -> Instruction:
     """``(float* d, unsigned* a, unsigned* b, unsigned metadata)``: d[16, 8] += a[16, 32] b[32, 8], of halves.
 
     a's 16 x 16 stored elements are two of every four neighbours; the metadata register, made by
-    :func:`~sparsec.targets.cuda.fragments.sparse_metadata`, says which.  ``selector`` 0 takes it from threads
-    with lane % 4 in {0, 1}, 1 from those in {2, 3}: two tiles' metadata fit one register of a warp.
+    :func:`~sparsec.targets.cuda.interpreter.fragments.sparse_metadata`, says which.  ``selector`` 0 takes
+    it from threads with lane % 4 in {0, 1}, 1 from those in {2, 3}: two tiles' metadata fit one register of
+    a warp.
     """
     return _MMA_SP[dtype, selector]
 
@@ -276,6 +278,8 @@ maximum = _extreme("maximum", "max.NaN.f32", np.maximum)
 minimum = _extreme("minimum", "min.NaN.f32", np.minimum)
 #: ``(float) -> float``: 2 ** x, two units in the last place off at most
 exp2 = _approximate("exp2", "ex2.approx.ftz.f32", np.exp2)
+#: ``(float) -> float``: 1 / x, one unit in the last place off at most
+reciprocal = _approximate("reciprocal", "rcp.approx.ftz.f32", np.reciprocal)
 #: ``(float) -> float``: tanh, off by 2 ** -11 of its value at most
 tanh = _approximate("tanh", "tanh.approx.f32", np.tanh)
 

@@ -10,7 +10,7 @@ from sparsec.ir import Choice, Node, Op, replace
 from sparsec.targets.calls import Call, Context
 from sparsec.targets.cuda import leftover
 from sparsec.targets.cuda.calls import device_call
-from sparsec.targets.cuda.kernels import (
+from sparsec.targets.cuda.kernels import (  # fmt: skip
     KERNELS,
     attention,
     depthwise,
@@ -23,7 +23,7 @@ from sparsec.targets.cuda.kernels import (
     recurrent,
     reduce,
     resize,
-)  # fmt: skip
+)
 from sparsec.targets.problem import problem_of
 from sparsec.targets.target import Packing, Problem
 

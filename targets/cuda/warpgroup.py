@@ -2,9 +2,9 @@
 
 Four warps of a block, numbers 4 i to 4 i + 3, multiply 64 rows of A by up to 256 columns of B, warp w
 making rows 16 w to 16 w + 15; a lane's accumulators are, for each 8 columns, the four of ``mma.m16n8``.
-Operands in shared memory are lines of 128 bytes, swizzled as :class:`sparsec.targets.cuda.mma_tiles.Staged`
-does with 64 halves a line, that begin at a multiple of 1024 bytes; 16 or 32 of a line's elements are read,
-and the address says from which on.
+Operands in shared memory are lines of 128 bytes, swizzled as
+:class:`sparsec.targets.cuda.parts.mma_tiles.Staged` does with 64 halves a line, that begin at a multiple of
+1024 bytes; 16 or 32 of a line's elements are read, and the address says from which on.
 
 Order: threads that wrote shared memory (by copies too) call ``fence_shared`` before the barrier that tells
 others; ``fence`` orders registers written before; multiplications issued up to ``commit`` are a group, and
@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec.targets.cuda import fragments
 from sparsec.targets.cuda.instructions import Instruction
-from sparsec.targets.cuda.machine import WARP, Machine
-from sparsec.targets.cuda.meanings import FLOATS
-from sparsec.targets.cuda.memory import InterpreterError, Pointer
+from sparsec.targets.cuda.interpreter import fragments
+from sparsec.targets.cuda.interpreter.machine import WARP, Machine
+from sparsec.targets.cuda.interpreter.meanings import FLOATS
+from sparsec.targets.cuda.interpreter.memory import InterpreterError, Pointer
 
 GROUP = 128
 #: rows that a group of four warps multiplies at once, and halves of a line

@@ -17,7 +17,7 @@ from sparsec.targets.calls import Call, Context, known
 from sparsec.targets.cuda.calls import device_call
 from sparsec.targets.cuda.cost import MEMORY_SHARE, gpu_of
 from sparsec.targets.cuda.kernels import attention_fma, attention_mma
-from sparsec.targets.cuda.kernels.attention_shape import Shape
+from sparsec.targets.cuda.parts.attention_shape import Shape
 
 
 def calls(n: Node, context: Context) -> tuple[Call, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sparsec.targets.cuda import expressions, instructions
 from sparsec.targets.cuda.builder import Array, Kernel, device_function, int64
-from sparsec.targets.cuda.kernels.attention_shape import LOWEST, SIZES, Job, Shape, mask_terms
+from sparsec.targets.cuda.parts.attention_shape import LOWEST, SIZES, Job, Shape, mask_terms
 from sparsec.targets.cuda.tir import T
 
 #: threads of a block, and those that share a query

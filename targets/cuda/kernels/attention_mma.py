@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsec.dims import Size
-from sparsec.targets.cuda import expressions, instructions, mma_tiles
+from sparsec.targets.cuda import expressions, instructions
 from sparsec.targets.cuda.builder import Array, Kernel, device_function, int64
-from sparsec.targets.cuda.kernels.attention_shape import LOWEST, SIZES, Job, Shape, mask_terms
-from sparsec.targets.cuda.mma_epilogue import deliver
-from sparsec.targets.cuda.mma_tiles import CHUNK, SLAB, Fragments, Place, Source, Staged
+from sparsec.targets.cuda.parts import mma_tiles
+from sparsec.targets.cuda.parts.attention_shape import LOWEST, SIZES, Job, Shape, mask_terms
+from sparsec.targets.cuda.parts.mma_epilogue import deliver
+from sparsec.targets.cuda.parts.mma_tiles import CHUNK, SLAB, Fragments, Place, Source, Staged
 from sparsec.targets.cuda.tir import T
 
 #: keys of a tile, and of one multiply instruction

@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsec.pattern import Pattern
-from sparsec.targets.cuda import cost, expressions, gap_runs, instructions, mask_stream
+from sparsec.targets.cuda import cost, expressions, instructions
 from sparsec.targets.cuda.builder import Kernel, device_function
-from sparsec.targets.cuda.gap_runs import Split
-from sparsec.targets.cuda.mask_stream import CHUNK, Runs
-from sparsec.targets.cuda.octets import (
+from sparsec.targets.cuda.parts import gap_runs, mask_stream
+from sparsec.targets.cuda.parts.gap_runs import Split
+from sparsec.targets.cuda.parts.mask_stream import CHUNK, Runs
+from sparsec.targets.cuda.parts.octets import (
     OCTET,
     STEP,
     WORDS,

@@ -17,12 +17,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sparsec.pattern import Pattern
-from sparsec.targets.cuda import cost, expressions, instructions, mask_stream
+from sparsec.targets.cuda import cost, expressions, instructions
 from sparsec.targets.cuda.builder import Array, Kernel, device_function, int64
-from sparsec.targets.cuda.linear_tiles import blocks, ranked, run_time_sizes, tokens_of
-from sparsec.targets.cuda.mask_stream import CHUNK, MOST_PIECES, PIECE, Runs
-from sparsec.targets.cuda.mma_tiles import pipeline
-from sparsec.targets.cuda.octets import SLAB, WORDS, Octets, block_place, deliver, place_words, zeros
+from sparsec.targets.cuda.parts import mask_stream
+from sparsec.targets.cuda.parts.linear_tiles import blocks, ranked, run_time_sizes, tokens_of
+from sparsec.targets.cuda.parts.mask_stream import CHUNK, MOST_PIECES, PIECE, Runs
+from sparsec.targets.cuda.parts.mma_tiles import pipeline
+from sparsec.targets.cuda.parts.octets import SLAB, WORDS, Octets, block_place, deliver, place_words, zeros
 from sparsec.targets.cuda.tir import T, tirx
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Packing, Problem, Target

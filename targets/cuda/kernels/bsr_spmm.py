@@ -30,12 +30,12 @@ import numpy as np
 
 from sparsec.pattern import Pattern
 from sparsec.targets.cuda import cost, expressions
-from sparsec.targets.cuda.block_steps import DEPTH, MOST_BLOCKS, STEP, Shape, arrays_of
 from sparsec.targets.cuda.builder import Array, Kernel, device_function, int64
 from sparsec.targets.cuda.instructions import mma_m16n8k16
-from sparsec.targets.cuda.linear_tiles import mma_rate, ranked, run_time_sizes, tokens_of, vector_of
-from sparsec.targets.cuda.mma_epilogue import Store, deliver
-from sparsec.targets.cuda.mma_tiles import (
+from sparsec.targets.cuda.parts.block_steps import DEPTH, MOST_BLOCKS, STEP, Shape, arrays_of
+from sparsec.targets.cuda.parts.linear_tiles import mma_rate, ranked, run_time_sizes, tokens_of, vector_of
+from sparsec.targets.cuda.parts.mma_epilogue import Store, deliver
+from sparsec.targets.cuda.parts.mma_tiles import (
     ACCUMULATORS,
     CHUNK,
     SLAB,
@@ -49,7 +49,7 @@ from sparsec.targets.cuda.mma_tiles import (
     warp_place,
     zeros,
 )  # fmt: skip
-from sparsec.targets.cuda.operand_order import ELEMENTS, LANE_WORDS, WORDS, load_tile, streamer
+from sparsec.targets.cuda.parts.operand_order import ELEMENTS, LANE_WORDS, WORDS, load_tile, streamer
 from sparsec.targets.cuda.tir import T, tirx
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Packing, Problem, Target

@@ -22,10 +22,11 @@ from functools import partial
 from typing import Any
 
 from sparsec.pattern import Pattern
-from sparsec.targets.cuda import conv_plans, conv_rows, csr_conv_body, expressions
-from sparsec.targets.cuda.conv_rows import STEP
+from sparsec.targets.cuda import expressions
 from sparsec.targets.cuda.cost import gpu_of, item_bytes, kernel_cycles
-from sparsec.targets.cuda.lines import Line
+from sparsec.targets.cuda.parts import conv_plans, conv_rows, csr_conv_body
+from sparsec.targets.cuda.parts.conv_rows import STEP
+from sparsec.targets.cuda.parts.lines import Line
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Packing, Problem, Target
 

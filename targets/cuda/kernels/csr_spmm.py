@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsec.pattern import Pattern
-from sparsec.targets.cuda import cost, csr_tiles, expressions
+from sparsec.targets.cuda import cost, expressions
 from sparsec.targets.cuda.builder import device_function
-from sparsec.targets.cuda.csr_tiles import FOUR, THREADS, WARPS, CsrTile
-from sparsec.targets.cuda.linear_tiles import blocks, ranked, run_time_sizes
+from sparsec.targets.cuda.parts import csr_tiles
+from sparsec.targets.cuda.parts.csr_tiles import FOUR, THREADS, WARPS, CsrTile
+from sparsec.targets.cuda.parts.linear_tiles import blocks, ranked, run_time_sizes
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Packing, Problem, Target
 

@@ -20,14 +20,21 @@ from typing import Any
 import numpy as np
 
 from sparsec.pattern import Pattern
-from sparsec.targets.cuda import conv_lines, conv_plans, conv_tiles, cost, float_tiles
+from sparsec.targets.cuda import cost
 from sparsec.targets.cuda.builder import Kernel, device_function
-from sparsec.targets.cuda.conv_plans import geometry_of, inner_of, row_of_positions, row_tiles, vector_of
 from sparsec.targets.cuda.expressions import extra_pointers
-from sparsec.targets.cuda.float_tiles import FloatTiling
-from sparsec.targets.cuda.linear_tiles import mma_rate
-from sparsec.targets.cuda.mma_epilogue import deliver
-from sparsec.targets.cuda.mma_tiles import Staged, Tiling, copier, multiplier, pipeline, zeros
+from sparsec.targets.cuda.parts import conv_lines, conv_plans, conv_tiles, float_tiles
+from sparsec.targets.cuda.parts.conv_plans import (
+    geometry_of,
+    inner_of,
+    row_of_positions,
+    row_tiles,
+    vector_of,
+)
+from sparsec.targets.cuda.parts.float_tiles import FloatTiling
+from sparsec.targets.cuda.parts.linear_tiles import mma_rate
+from sparsec.targets.cuda.parts.mma_epilogue import deliver
+from sparsec.targets.cuda.parts.mma_tiles import Staged, Tiling, copier, multiplier, pipeline, zeros
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Packing, Problem, Target
 

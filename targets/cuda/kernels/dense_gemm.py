@@ -11,7 +11,8 @@ byte, and tiles of one time share what they read.  What is left undone there: co
 accelerator to several multiprocessors at once.  Tiles are smaller where large ones would leave
 multiprocessors idle.
 
-float32 is not rounded to tf32: eight by eight elements a thread (:mod:`sparsec.targets.cuda.float_tiles`).
+float32 is not rounded to tf32: eight by eight elements a thread
+(:mod:`sparsec.targets.cuda.parts.float_tiles`).
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from typing import Any
 import numpy as np
 
 from sparsec.pattern import Pattern
-from sparsec.targets.cuda import cost, float_tiles, warpgroup_tiles
+from sparsec.targets.cuda import cost
 from sparsec.targets.cuda.builder import Kernel, device_function
 from sparsec.targets.cuda.expressions import extra_pointers
-from sparsec.targets.cuda.float_tiles import FloatTiling
-from sparsec.targets.cuda.linear_tiles import (
+from sparsec.targets.cuda.parts import float_tiles, warpgroup_tiles
+from sparsec.targets.cuda.parts.float_tiles import FloatTiling
+from sparsec.targets.cuda.parts.linear_tiles import (
     block_tile,
     blocks,
     has_wgmma,
@@ -39,8 +41,8 @@ from sparsec.targets.cuda.linear_tiles import (
     tokens_of,
     vector_of,
 )  # fmt: skip
-from sparsec.targets.cuda.mma_epilogue import column_order, deliver_columns
-from sparsec.targets.cuda.mma_tiles import (
+from sparsec.targets.cuda.parts.mma_epilogue import column_order, deliver_columns
+from sparsec.targets.cuda.parts.mma_tiles import (
     Place,
     Reader,
     Source,

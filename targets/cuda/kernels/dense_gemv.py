@@ -21,7 +21,7 @@ import numpy as np
 from sparsec.pattern import Pattern
 from sparsec.targets.cuda import cost, expressions, instructions
 from sparsec.targets.cuda.builder import Kernel, device_function, int64
-from sparsec.targets.cuda.octets import (
+from sparsec.targets.cuda.parts.octets import (
     OCTET,
     STEP,
     WORDS,

@@ -8,11 +8,12 @@ from typing import Any
 from sparsec.errors import Unsupported
 from sparsec.ir import Node, replace
 from sparsec.targets.calls import Call, Context, known
-from sparsec.targets.cuda import expressions, strips
+from sparsec.targets.cuda import expressions
 from sparsec.targets.cuda.builder import Kernel, device_function, int64
 from sparsec.targets.cuda.calls import device_call
 from sparsec.targets.cuda.cost import gpu_of, item_bytes, kernel_cycles
-from sparsec.targets.cuda.strips import Place, Strips
+from sparsec.targets.cuda.parts import strips
+from sparsec.targets.cuda.parts.strips import Place, Strips
 from sparsec.targets.layers import is_convolution, is_depthwise
 from sparsec.targets.problem import problem_of
 from sparsec.targets.sizes import Sizes

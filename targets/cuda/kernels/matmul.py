@@ -16,15 +16,16 @@ from sparsec.dims import Size, product
 from sparsec.errors import Unsupported
 from sparsec.ir import MatmulAttrs, Node
 from sparsec.targets.calls import Call, Context, known
-from sparsec.targets.cuda import expressions, float_tiles, leftover
+from sparsec.targets.cuda import expressions, leftover
 from sparsec.targets.cuda.builder import Kernel, device_function, int64, integer
 from sparsec.targets.cuda.calls import device_call
 from sparsec.targets.cuda.cost import gpu_of, kernel_cycles
-from sparsec.targets.cuda.float_tiles import FloatTiling
 from sparsec.targets.cuda.kernels.elementwise import FLOATS
-from sparsec.targets.cuda.linear_tiles import mma_rate, vector_of
-from sparsec.targets.cuda.mma_epilogue import Store, deliver
-from sparsec.targets.cuda.mma_tiles import (
+from sparsec.targets.cuda.parts import float_tiles
+from sparsec.targets.cuda.parts.float_tiles import FloatTiling
+from sparsec.targets.cuda.parts.linear_tiles import mma_rate, vector_of
+from sparsec.targets.cuda.parts.mma_epilogue import Store, deliver
+from sparsec.targets.cuda.parts.mma_tiles import (
     Place,
     Reader,
     Source,

@@ -21,7 +21,7 @@ from sparsec.targets.calls import Call, Context, known
 from sparsec.targets.cuda.builder import Kernel, device_function, int64, integer
 from sparsec.targets.cuda.calls import device_call
 from sparsec.targets.cuda.kernels import transpose as tiled
-from sparsec.targets.cuda.places import coordinates, divided, number
+from sparsec.targets.cuda.parts.places import coordinates, divided, number
 from sparsec.targets.kernels.moves import Move, joined, sliced, transposed
 from sparsec.targets.kernels.tiles import Numbers
 

@@ -13,16 +13,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sparsec.pattern import Pattern
-from sparsec.targets.cuda import conv_lines, conv_plans, conv_tiles, sparse_tiles
 from sparsec.targets.cuda.builder import Array, Kernel, device_function
-from sparsec.targets.cuda.conv_lines import Operand
-from sparsec.targets.cuda.conv_plans import geometry_of, inner_of, row_of_positions, vector_of
-from sparsec.targets.cuda.conv_tiles import Tile
 from sparsec.targets.cuda.expressions import extra_pointers
-from sparsec.targets.cuda.linear_tiles import mma_rate
-from sparsec.targets.cuda.mma_epilogue import deliver
-from sparsec.targets.cuda.mma_tiles import Staged, Tiling, copier, pipeline, warp_place, zeros
-from sparsec.targets.cuda.sparse_tiles import TILE, DeepFragments, PackedTiles
+from sparsec.targets.cuda.parts import conv_lines, conv_plans, conv_tiles, sparse_tiles
+from sparsec.targets.cuda.parts.conv_lines import Operand
+from sparsec.targets.cuda.parts.conv_plans import geometry_of, inner_of, row_of_positions, vector_of
+from sparsec.targets.cuda.parts.conv_tiles import Tile
+from sparsec.targets.cuda.parts.linear_tiles import mma_rate
+from sparsec.targets.cuda.parts.mma_epilogue import deliver
+from sparsec.targets.cuda.parts.mma_tiles import Staged, Tiling, copier, pipeline, warp_place, zeros
+from sparsec.targets.cuda.parts.sparse_tiles import TILE, DeepFragments, PackedTiles
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Packing, Problem, Target
 
@@ -90,7 +90,7 @@ def _nbytes(problem: Problem, config: Mapping[str, int]) -> int:
 
 
 def pack(weight: Any, problem: Problem, config: Mapping[str, int], target: Target) -> Packing:
-    """See :mod:`sparsec.targets.cuda.sparse_tiles`; and each tap's place on the line."""
+    """See :mod:`sparsec.targets.cuda.parts.sparse_tiles`; and each tap's place on the line."""
     (steps,) = conv_plans.in_steps(weight, problem, config)
     arrays = {**sparse_tiles.pack(steps, config["rows"]), **conv_plans.taps_of(problem, config)}
     return Packing(arrays, 0, tuple(sorted(config.items())))

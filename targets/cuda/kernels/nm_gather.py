@@ -31,8 +31,8 @@ from sparsec.pattern import Pattern
 from sparsec.targets.cuda import cost, instructions
 from sparsec.targets.cuda.builder import Array, Kernel, device_function, integer
 from sparsec.targets.cuda.expressions import extra_pointers
-from sparsec.targets.cuda.gathered_rows import MOST_SHARED, Shape, packed, stored_bytes
-from sparsec.targets.cuda.linear_tiles import (
+from sparsec.targets.cuda.parts.gathered_rows import MOST_SHARED, Shape, packed, stored_bytes
+from sparsec.targets.cuda.parts.linear_tiles import (
     FOUND_ONCE,
     block_tile,
     blocks,
@@ -43,8 +43,8 @@ from sparsec.targets.cuda.linear_tiles import (
     tokens_of,
     vector_of,
 )  # fmt: skip
-from sparsec.targets.cuda.mma_epilogue import deliver
-from sparsec.targets.cuda.mma_tiles import (
+from sparsec.targets.cuda.parts.mma_epilogue import deliver
+from sparsec.targets.cuda.parts.mma_tiles import (
     ACCUMULATORS,
     CHUNK,
     Staged,
@@ -53,8 +53,8 @@ from sparsec.targets.cuda.mma_tiles import (
     warp_place,
     zeros,
 )  # fmt: skip
-from sparsec.targets.cuda.operand_order import LANE_WORDS, SIDE, WORDS, load_tile, streamer
-from sparsec.targets.cuda.shared_inputs import SLABS, kept
+from sparsec.targets.cuda.parts.operand_order import LANE_WORDS, SIDE, WORDS, load_tile, streamer
+from sparsec.targets.cuda.parts.shared_inputs import SLABS, kept
 from sparsec.targets.cuda.tir import T
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Packing, Problem, Target

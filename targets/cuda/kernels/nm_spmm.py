@@ -4,7 +4,7 @@ At most two of every four neighbouring inputs of an output feature are not zero.
 as its operand A, so the block's tile has output features as rows and tokens as columns.  Rows are dealt out
 to threads so that each makes four neighbouring features of a token, and eight threads 64 bytes
 (``mma_epilogue.row_order``). The weight is 9/16 of its dense bytes
-(:mod:`sparsec.targets.cuda.sparse_tiles`).
+(:mod:`sparsec.targets.cuda.parts.sparse_tiles`).
 
 A step of 64 inputs reads, for 256 features and 128 tokens, 18 KB of weights and 16 KB of x, and does 4.2
 million operations (zeros counted): 123 for each byte from L2, where the dense kernel's 128 x 128 have 64 at
@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from sparsec.pattern import Pattern
-from sparsec.targets.cuda import sparse_tiles, warpgroup_tiles
 from sparsec.targets.cuda.builder import Kernel, device_function
 from sparsec.targets.cuda.expressions import extra_pointers
-from sparsec.targets.cuda.linear_tiles import (
+from sparsec.targets.cuda.parts import sparse_tiles, warpgroup_tiles
+from sparsec.targets.cuda.parts.linear_tiles import (
     block_tile,
     blocks,
     has_wgmma,
@@ -36,9 +36,9 @@ from sparsec.targets.cuda.linear_tiles import (
     tokens_of,
     vector_of,
 )  # fmt: skip
-from sparsec.targets.cuda.mma_epilogue import PAIR, deliver_rows, row_order
-from sparsec.targets.cuda.mma_tiles import Staged, Tiling, copier, matrix, pipeline, zeros
-from sparsec.targets.cuda.sparse_tiles import TILE, PackedTiles
+from sparsec.targets.cuda.parts.mma_epilogue import PAIR, deliver_rows, row_order
+from sparsec.targets.cuda.parts.mma_tiles import Staged, Tiling, copier, matrix, pipeline, zeros
+from sparsec.targets.cuda.parts.sparse_tiles import TILE, PackedTiles
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Packing, Problem, Target
 

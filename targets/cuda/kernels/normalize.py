@@ -15,11 +15,12 @@ from typing import Any, cast
 from sparsec.dims import Size, product
 from sparsec.ir import LayerNormAttrs, Node, SoftmaxAttrs
 from sparsec.targets.calls import Call, Context, known
-from sparsec.targets.cuda import expressions, teams
+from sparsec.targets.cuda import expressions
 from sparsec.targets.cuda.builder import Array, Kernel, device_function, int64, integer
 from sparsec.targets.cuda.calls import device_call
 from sparsec.targets.cuda.cost import MEMORY_SHARE, gpu_of
-from sparsec.targets.cuda.kernels.lines_of_rows import COLUMN_THREADS, Line, Shape, length_of
+from sparsec.targets.cuda.parts import teams
+from sparsec.targets.cuda.parts.lines_of_rows import COLUMN_THREADS, Line, Shape, length_of
 from sparsec.targets.cuda.tir import T
 
 

@@ -23,7 +23,7 @@ from sparsec.targets.cuda import leftover
 from sparsec.targets.cuda.builder import Kernel, device_function, int64
 from sparsec.targets.cuda.calls import device_call
 from sparsec.targets.cuda.kernels.moves import READ_AS, cycles, items
-from sparsec.targets.cuda.places import coordinates, divided, number
+from sparsec.targets.cuda.parts.places import coordinates, divided, number
 from sparsec.targets.kernels.tiles import Numbers
 
 #: threads of a block

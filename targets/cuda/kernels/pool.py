@@ -1,8 +1,8 @@
 """pool: the largest or the mean of each window of a channel, straight from x.
 
-Windows are reduced as :mod:`sparsec.targets.cuda.strips` describes; where one window is all of a plane, a
-warp reads the plane and its threads' results are joined by shuffles.  Sums are float32 whatever x is.  A
-NaN in a window may or may not make its maximum NaN, as in onnxruntime.
+Windows are reduced as :mod:`sparsec.targets.cuda.parts.strips` describes; where one window is all of a
+plane, a warp reads the plane and its threads' results are joined by shuffles.  Sums are float32 whatever x
+is.  A NaN in a window may or may not make its maximum NaN, as in onnxruntime.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any, cast
 
 from sparsec.ir import Node, PoolAttrs, replace
 from sparsec.targets.calls import Call, Context, known
-from sparsec.targets.cuda import expressions, leftover, strips
+from sparsec.targets.cuda import expressions, leftover
 from sparsec.targets.cuda.builder import WARP, Kernel, device_function, int64
 from sparsec.targets.cuda.calls import device_call
 from sparsec.targets.cuda.cost import gpu_of
 from sparsec.targets.cuda.instructions import warp_max, warp_sum
-from sparsec.targets.cuda.strips import Place, Strips
+from sparsec.targets.cuda.parts import strips
+from sparsec.targets.cuda.parts.strips import Place, Strips
 from sparsec.targets.cuda.tir import T
 from sparsec.targets.geometry import Geometry
 from sparsec.targets.sizes import Sizes

@@ -20,8 +20,8 @@ from sparsec.ir import Node, RecurrentAttrs, outputs_of, replace
 from sparsec.targets.calls import Call, Context, known, written
 from sparsec.targets.cuda.calls import device_call
 from sparsec.targets.cuda.cost import gpu_of
-from sparsec.targets.cuda.kernels.recurrent_shape import READ, Areas, Shape
 from sparsec.targets.cuda.kernels.recurrent_steps import emit
+from sparsec.targets.cuda.parts.recurrent_shape import READ, Areas, Shape
 from sparsec.targets.target import Target
 
 #: most sequences of a block

@@ -13,7 +13,7 @@ from typing import Any
 
 from sparsec.targets.cuda import expressions
 from sparsec.targets.cuda.builder import Array, Kernel, device_function, int64, integer
-from sparsec.targets.cuda.kernels.recurrent_shape import THREADS, Areas, Shape
+from sparsec.targets.cuda.parts.recurrent_shape import THREADS, Areas, Shape
 from sparsec.targets.cuda.tir import T
 
 

@@ -16,11 +16,12 @@ from typing import Any, cast
 from sparsec.dims import Size, product
 from sparsec.ir import Node, ReduceAttrs, Type
 from sparsec.targets.calls import Call, Context, known
-from sparsec.targets.cuda import expressions, leftover, teams
+from sparsec.targets.cuda import expressions, leftover
 from sparsec.targets.cuda.builder import WARP, Array, Kernel, device_function, int64, integer
 from sparsec.targets.cuda.calls import device_call
 from sparsec.targets.cuda.cost import MEMORY_SHARE, gpu_of
 from sparsec.targets.cuda.kernels.elementwise import FLOATS
+from sparsec.targets.cuda.parts import teams
 from sparsec.targets.cuda.tir import T
 from sparsec.targets.kernels.reduce import merged
 from sparsec.targets.kernels.tiles import Numbers

@@ -22,7 +22,7 @@ from sparsec.targets.cuda.calls import device_call
 from sparsec.targets.cuda.expressions import load, store
 from sparsec.targets.cuda.kernels.elementwise import FLOATS
 from sparsec.targets.cuda.kernels.moves import cycles
-from sparsec.targets.cuda.places import coordinates
+from sparsec.targets.cuda.parts.places import coordinates
 
 #: threads of a block
 THREADS = 256

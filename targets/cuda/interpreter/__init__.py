@@ -1,0 +1,1 @@
+"""Runs CUDA kernels on the processor, from the TIR they are compiled from."""
