@@ -27,7 +27,8 @@ _UNSURE, _TABLES = 0.1, 4096
 _NEARLY_DENSE = 0.95
 
 #: how much faster than dense a kernel that skips has to be on token panels by its prediction: it may err by
-#: that much, and programs on other cores slow what reads scattered memory more than what streams
+#: that much, and programs on other cores slow what reads scattered memory more than what streams; and on a
+#: GPU, whose figures are a data sheet's
 _CERTAIN = 1.15
 
 #: the kernel that skips zero inputs, and how much faster it has to be by its prediction: samples
@@ -107,14 +108,14 @@ def candidates(
         if size > (1 + _UNSURE) * whole and not stores_all(kernel, config):
             continue
         candidate = Candidate(kernel.name, kernel.format, round(micro, 2), size)
-        weighed = micro * (1.0 if kernel.format == "dense" else _margin(kernel, problem))
+        weighed = micro * (1.0 if kernel.format == "dense" else _margin(kernel, problem, target))
         found.append((weighed, order, candidate, kernel, config))
     found.sort(key=lambda f: f[:2])
     return [(c, kernel, config) for _, _, c, kernel, config in found]
 
 
-def _margin(kernel: Kernel, problem: Problem) -> float:
-    certain = _CERTAIN if problem.panel else 1.0
+def _margin(kernel: Kernel, problem: Problem, target: Target) -> float:
+    certain = _CERTAIN if problem.panel or target.gpu else 1.0
     return certain * (_MARGIN if kernel.name == _SKIPS_INPUTS else 1.0)
 
 

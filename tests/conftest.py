@@ -50,7 +50,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the many cases of a CUDA test, the first, the last and every fourth between, unless all are asked for.
+    """Of the many cases of a CUDA test, the first, the last and every fourth, unless all are asked for.
 
     The interpreter and nvcc are slow, and the same code makes them all; none of the slow ones.
     """

@@ -71,7 +71,7 @@ def _extreme(k: Kernel, e: Call, a: Any, b: Any) -> Any:
 
 
 def _erf(k: Kernel, x: Any) -> Any:
-    """To 4e-7, absolutely: formula 7.1.26 of Abramowitz and Stegun, a third of CUDA's own erff's instructions."""
+    """To 4e-7, absolutely: formula 7.1.26 of Abramowitz and Stegun, a third of erff's instructions."""
     size = k.bind(T.fabs(x))
     t = k.bind(k.value(instructions.reciprocal, constant(1) + constant(0.3275911) * size))
     total = constant(_ERF[0])
