@@ -88,7 +88,7 @@ class Force:
                 return replace(
                     n, choice=(Choice(kernel.name, kernel.format, settings, candidates=(candidate,)),)
                 )
-        raise SystemExit(f"{self.kernel} does not take {problem_of(nodes, n)}")
+        raise ValueError(f"{self.kernel} does not take the layer")
 
 
 def _recipes(graph: Graph, module: Any) -> list[tuple[Any, Packed]]:
@@ -122,7 +122,7 @@ def _constant(found: list[tuple[Any, Packed]], array: Any) -> Any:
     for have, recipe in found:
         if have is array or (have.dtype == array.dtype and np.array_equal(have, array)):
             return recipe
-    raise SystemExit(f"a constant of {array.nbytes} bytes is no packed weight: it would have to travel")
+    raise ValueError(f"a constant of {array.nbytes} bytes is no packed weight: it would have to travel")
 
 
 def written(case: Case, kernel: str, folder: Path) -> bool:

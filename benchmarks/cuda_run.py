@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 from cuda_cases import CASES, Case, pruned
+from cuda_device import ROOT, TORCH, carried_programs, error_of, inputs_of, model_bytes
 from cuda_peers import PEERS, Turn
-from cuda_programs import ROOT, TORCH, carried_programs, error_of, inputs_of, model_bytes
 
 from sparsec.runtime import Program
 

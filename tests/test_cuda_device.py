@@ -37,7 +37,7 @@ if WHY is None:
 @cache
 def programs() -> dict[str, list[Any]]:
     """What was built, by case."""
-    from cuda_programs import carried_programs
+    from cuda_device import carried_programs
 
     return carried_programs(FOLDER)
 
@@ -58,7 +58,7 @@ def test_program(case: Any) -> None:
     import numpy as np
     import torch
     from cuda_cases import pruned
-    from cuda_programs import error_of, inputs_of, model_bytes
+    from cuda_device import error_of, inputs_of, model_bytes
 
     from sparsec.runtime import Program
 
