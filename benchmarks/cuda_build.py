@@ -103,7 +103,9 @@ def _recipes(graph: Graph, module: Any) -> list[tuple[Any, Packed]]:
         if not n.choice or not n.choice[0].packed:
             continue
         matrix = weight_matrix(n, graph.consts[n.args[1]])
-        source = sources[_key(matrix.astype(np.float32))]
+        source = sources.get(_key(matrix.astype(np.float32)))
+        if source is None:
+            continue
         problem, choice = problem_of(nodes, n), n.choice[0]
         for packed in choice.packed:
             recipe = Packed(source, choice.kernel, problem, dict(choice.config), packed.rsplit(".", 1)[1])

@@ -125,7 +125,7 @@ SMALL: tuple[Case, ...] = (
     *_linears("csr_spmm", Sparsity(90), _ALL, ((136, 200, 70), (61, 67, 3))),
     *_linears("bitmask_spmm", Sparsity(80), _HALVES, ((160, 256, 40),)),
     *_linears("bitmask_gemv", Sparsity(60), _HALVES, ((136, 256, 1), (128, 512, 9))),
-    *_linears("bitmask_gemv", Sparsity(92), _ALL, ((136, 257, 1), (128, 512, 3))),
+    *_linears("bitmask_gemv", Sparsity(92), _ALL, ((136, 256, 1), (128, 512, 3))),
     *_convolutions("dense_conv", 3, 1, _NONE), *_convolutions("dense_conv", 1, 2, _NONE),
     *_convolutions("csr_conv", 3, 1, Sparsity(85)), *_convolutions("csr_conv", 1, 1, Sparsity(85)),
     *_modules("residual", lambda: Residual(nn.Linear(96, 96)), (50, 96), sparsity=Sparsity(80)),
