@@ -130,12 +130,13 @@ def _constant(found: list[tuple[Any, Packed]], array: Any) -> Any:
 def written(case: Case, kernel: str, folder: Path) -> bool:
     """Build one program and write it; whether that worked."""
     start = time.perf_counter()
+    path = folder / f"{case.name}.{kernel or 'chosen'}.program"
+    path.unlink(missing_ok=True)
     try:
         program = built(case, kernel)
     except Exception as problem:
         print(f"{case.name} {kernel}: {type(problem).__name__}: {problem}", file=sys.stderr)
         return False
-    path = folder / f"{case.name}.{kernel or 'chosen'}.program"
     path.write_bytes(pickle.dumps(program))
     names, size = ", ".join(sorted(set(program.choices))), path.stat().st_size / 1e6
     print(f"{path.name}: {size:.2f} MB, {names}, {time.perf_counter() - start:.0f} s", flush=True)
@@ -149,6 +150,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=("",), help="how names of cases begin")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.only == ("",):
+        for old in arguments.out.glob("*.program"):
+            old.unlink()
     # the same file is the runtime on the other machine, if its C library is no older
     executor = Path(_executor.__file__)
     shutil.copyfile(executor, arguments.out / executor.name)

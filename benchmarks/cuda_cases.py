@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any
 
+import cuda_runtime  # noqa: F401  (before what imports sparsec)
 import networks
 import numpy as np
 import torch
@@ -81,8 +83,8 @@ def _mask(weight: torch.Tensor, sparsity: Sparsity) -> torch.Tensor:
     """Ones for what stays; large unstructured weights are cut at the quantile of their distribution."""
     flat = weight.reshape(len(weight), -1)
     if sparsity.block == (1, 1) and not sparsity.kept:
-        cut = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(0.5 + sparsity.percent / 200))
-        return (weight.abs() > cut * flat.shape[1] ** -0.5).to(weight.dtype)
+        cut = NormalDist().inv_cdf(0.5 + sparsity.percent / 200) * flat.shape[1] ** -0.5
+        return (weight.abs() > cut).to(weight.dtype)
     return torch.from_numpy(sparsity.mask(flat.numpy())).reshape(weight.shape).to(weight.dtype)
 
 

@@ -33,7 +33,7 @@ def model_bytes(carried: Any, module: Any) -> bytes:
     layers = weighted(module)
     for name, wanted in carried.digests.items():
         if digest(layers[name].weight) != wanted:
-            raise SystemExit(
+            raise ValueError(
                 f"{carried.case}: {name} is not the weight that was compiled for: torch's seeds differ"
             )
     packed: dict[Any, Any] = {}
@@ -67,12 +67,21 @@ def expected(case: Case, module: Any, inputs: tuple[Any, ...]) -> Any:
 
 
 def error_of(program: Program, case: Case, module: Any, generator: Any) -> float:
-    """The largest difference, of the largest output; outputs are poisoned beforehand."""
+    """The largest difference, of the largest output.
+
+    The same arrays three times, the output poisoned beforehand: launched, recorded as a graph, replayed.
+    """
     inputs = inputs_of(case, generator)
     wanted = expected(case, module, inputs)
-    output = torch.full(wanted.shape, float("nan"), dtype=TORCH[case.dtype], device="cuda")
+    output = torch.empty(wanted.shape, dtype=TORCH[case.dtype], device="cuda")
     feeds = dict(zip([port.name for port in program.inputs], inputs, strict=True))
-    program.prepare(feeds, {program.outputs[0].name: output})()
-    torch.cuda.synchronize()
-    found = (output.double() - wanted).abs().max() / wanted.abs().max()
-    return float(found) if torch.isfinite(output).all() else float("inf")
+    run = program.prepare(feeds, {program.outputs[0].name: output})
+    worst = 0.0
+    for _ in range(3):
+        output.fill_(float("nan"))
+        run()
+        torch.cuda.synchronize()
+        if not torch.isfinite(output).all():
+            return float("inf")
+        worst = max(worst, float((output.double() - wanted).abs().max() / wanted.abs().max()))
+    return worst

@@ -6,8 +6,10 @@ A folder of links becomes the package, and the executor is the one that was carr
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -47,11 +49,15 @@ def _executor(folder: Path) -> None:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    places = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(places)}
 
 
+if importlib.util.find_spec("ml_dtypes") is None:
+    raise SystemExit("bfloat16 weights are packed by the package ml_dtypes, which is missing: install it")
 if importlib.util.find_spec("sparsec") is None:
     _folder = Path(tempfile.mkdtemp(prefix="sparsec_package_"))
+    atexit.register(shutil.rmtree, _folder, ignore_errors=True)
     _linked(_folder)
     _executor(_folder)
     sys.path.insert(0, str(_folder))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import cuda_runtime  # noqa: F401  (before what imports sparsec)
 import networks
 import torch
 from cuda_cases import Case

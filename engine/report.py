@@ -118,16 +118,27 @@ def _carried(nodes: dict[str, Node], n: Node) -> list[dict[str, Any]]:
         attrs = nodes[arg].attrs
         if isinstance(attrs, ConstAttrs) and attrs.pattern is not None:
             array = nodes[arg].type
-            nbytes = 4 * attrs.pattern.shape[0] * attrs.pattern.shape[1]
+            item = np.dtype(array.dtype).itemsize
+            nbytes = item * attrs.pattern.shape[0] * attrs.pattern.shape[1]
             kind = "convolution" if "conv" in source else source.removeprefix("relax.")
             found.append({
                 "node": n.name, "origin": n.origin, "kind": kind, "weight": arg, "shape": list(array.shape),
                 "found": attrs.pattern.describe(), "sparsity": _rounded(attrs.pattern), "format": "dense",
                 "kernel": source, "config": {},
-                "reason": f"dense: {source.removeprefix('relax.')} has no sparse kernel yet",
+                "reason": _unexploited(source, array.dtype),
                 "bytes": nbytes, "dense_bytes": nbytes, **_bound(attrs.pattern, nodes[arg]), "candidates": [],
             })  # fmt: skip
     return found
+
+
+def _unexploited(source: str, dtype: str) -> str:
+    """Why an operator's weight is not skipped."""
+    if dtype in ("float16", "bfloat16"):
+        return (
+            f"dense: the model itself computes in {dtype}; export it in float32, and for a GPU compile it "
+            f"with --dtype {dtype}"
+        )
+    return f"dense: {source.removeprefix('relax.')} has no sparse kernel yet"
 
 
 def _depthwise(nodes: dict[str, Node], n: Node) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def computing_in(target: Target, dtype: str | None) -> Target:
     if dtype not in target.dtypes:
         if dtype in gpus.DTYPES:
             raise ConfigError(f"{target.name} computes in float32 only; {dtype} is for GPUs: sm_80, sm_90a")
-        raise ConfigError(f"unknown dtype {dtype!r}: choose one of {', '.join(target.dtypes)}")
+        raise ConfigError(f"unknown dtype {dtype!r}: choose one of {', '.join(gpus.DTYPES)}")
     others = tuple(replace(other, dtype=dtype) for other in target.others)
     return replace(target, dtype=dtype, others=others)
 

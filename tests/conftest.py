@@ -50,7 +50,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the many cases of a CUDA test, the first, the last and every sixth, unless all are asked for.
+    """Of the many cases of a CUDA test, the first, the last and every eighth, unless all are asked for.
 
     The interpreter and nvcc are slow, and the same code makes them all; none of the slow ones.
     """
@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     left_out = pytest.mark.skip(reason="not every case of a CUDA test: SPARSEC_EVERY_CASE=1 runs them")
     for several in cases.values():
         for i, item in enumerate(several[:-1]):
-            if i % 6:
+            if i % 8:
                 item.add_marker(left_out)
         for item in several:
             if item.get_closest_marker("slow"):

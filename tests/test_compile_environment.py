@@ -170,7 +170,7 @@ def test_a_debug_level_that_is_no_number(cache: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_unknown_target() -> None:
-    with pytest.raises(ConfigError, match="choose one of native, x86-64-v3"):
+    with pytest.raises(ConfigError, match="choose one of native, cuda, x86-64-v3"):
         sparsec.compile(mlp(8), target="pdp-11")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsec.commands.options import parse_dense, parse_shapes, parse_sizes
-from sparsec.errors import ConfigError, ModelError
+from sparsec.errors import ArtifactError, ConfigError, ModelError
 
 if TYPE_CHECKING:
     from sparsec.progress import Progress
@@ -67,15 +68,29 @@ def program_of(
     )  # fmt: skip
 
 
+def _report_in(path: Path) -> dict[str, Any]:
+    """What a compiled file says of itself, also one for a machine that this is not."""
+    from sparsec.runtime import Program
+    from sparsec.runtime.artifact import manifest_of
+    from sparsec.runtime.shipping import expanded, is_compressed
+    from sparsec.runtime.verify import verify
+
+    try:
+        return Program.load(path).report
+    except ArtifactError:
+        with expanded(path, None) if is_compressed(path) else nullcontext(path) as whole:
+            if not verify(whole).sound:
+                raise
+            return dict(manifest_of(whole.read_bytes()).get("report", {}))
+
+
 def report_of(
     model: Path, shape: list[str] | None, target: str, dense: list[str] | None, progress: Progress,
     calibrate: Path | None = None, dtype: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What ``Program.report`` holds; no code is generated but for samples to run."""
     if is_compiled(model, shape, target, dense, calibrate):
-        from sparsec.runtime import Program
-
-        return Program.load(model).report
+        return _report_in(model)
     source, shapes = onnx_file(model), parse_shapes(shape)
     import sparsec
 

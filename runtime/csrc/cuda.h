@@ -118,6 +118,12 @@ struct device_memory {
     size_t size;
 };
 
+/* Memory that outlives its use: recordings of the caller's may hold its address. */
+struct retired_memory {
+    CUdeviceptr data;
+    struct retired_memory *next;
+};
+
 struct device_session {
     struct device *device;
     CUstream own, caller; /* runs go to the caller's, where there is one */
@@ -125,6 +131,8 @@ struct device_session {
     CUstream last;        /* where it was enqueued */
     bool pending;         /* such a run may not have ended yet */
     bool capturing;       /* in this run: the caller records what goes to the caller's stream */
+    bool captured;        /* some run was recorded so: what it used is not released before the session is */
+    struct retired_memory *retired;
     struct device_memory arena, staging;
 };
 

@@ -35,6 +35,29 @@ static void wait(struct device_session *session) {
     session->pending = false;
 }
 
+static void release_retired(struct device_session *session) {
+    while (session->retired) {
+        struct retired_memory *next = session->retired->next;
+        session->device->gpu.driver->release(session->retired->data);
+        free(session->retired);
+        session->retired = next;
+    }
+}
+
+/* Let go of memory; what recordings may point to stays until the session goes. */
+static int give_up(struct device_session *session, struct device_memory *memory, struct sparsec_failure *failure) {
+    if (memory->data && session->captured) {
+        struct retired_memory *kept = malloc(sizeof *kept);
+        if (!kept) return fail_memory(failure, sizeof *kept);
+        *kept = (struct retired_memory){memory->data, session->retired};
+        session->retired = kept;
+    } else if (memory->data) {
+        session->device->gpu.driver->release(memory->data);
+    }
+    *memory = (struct device_memory){0};
+    return 0;
+}
+
 void device_session_close(struct sparsec_session *session) {
     struct device_session *own = session->device;
     if (!own) return;
@@ -43,6 +66,7 @@ void device_session_close(struct sparsec_session *session) {
         wait(own);
         if (own->arena.data) d->release(own->arena.data);
         if (own->staging.data) d->release(own->staging.data);
+        release_retired(own);
         if (own->done) d->event_destroy(own->done);
         if (own->own) d->stream_destroy(own->own);
         device_leave(own->device);
@@ -62,9 +86,12 @@ int device_reserve_memory(struct device_session *session, struct device_memory *
                           struct sparsec_failure *failure) {
     const struct driver *d = session->device->gpu.driver;
     if (bytes <= memory->size) return 0;
+    if (session->capturing)
+        return fail(failure, SPARSEC_FAILURE_INPUT,
+                    "the stream is being recorded (captured) and the run needs %zu bytes more of the GPU's memory: "
+                    "run once with these arrays before recording", bytes - memory->size);
     wait(session);
-    if (memory->data) d->release(memory->data);
-    *memory = (struct device_memory){0};
+    if (give_up(session, memory, failure)) return -1;
     CUresult code = d->allocate(&memory->data, bytes);
     if (code == 0) memory->size = bytes;
     else memory->data = 0;
@@ -172,6 +199,7 @@ static int begin(struct sparsec_session *session, CUstream stream, bool host, st
     unsigned capturing = 0;
     CUresult code = own->caller ? d->stream_is_capturing(stream, &capturing) : 0;
     own->capturing = capturing != 0;
+    own->captured = own->captured || own->capturing;
     if (capturing && host)
         return fail(failure, SPARSEC_FAILURE_INPUT,
                     "the stream is being recorded (captured): all arrays must lie in the GPU's memory");

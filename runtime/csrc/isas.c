@@ -92,7 +92,10 @@ static int no_gpu(const struct isas *isas, const char *missing, struct sparsec_f
     for (size_t i = 0; i < isas->count && used < sizeof names; i++)
         used += (size_t)snprintf(names + used, sizeof names - used, "%s%.60s", i ? ", " : "",
                                  gpu_of(isas, &isas->rows[i]));
-    return fail(failure, SPARSEC_FAILURE_ARTIFACT, "the model was compiled for a CUDA GPU (%s); %s", names, missing);
+    return fail(failure, SPARSEC_FAILURE_ARTIFACT,
+                "the model was compiled for a CUDA GPU (%s); %s; run it where such a GPU and its driver are, or "
+                "compile it for this machine",
+                names, missing);
 }
 
 static bool all_for_gpus(const struct isas *isas) {

@@ -55,7 +55,9 @@ def nvlink() -> str:
 
 
 def _needed(tool: str) -> str:
-    found = find(tool)
+    found, named = find(tool), settings().cuda
+    if found is None and named:
+        raise BuildError(f"SPARSEC_CUDA={named} has no bin/{tool}: name the folder of the CUDA toolkit")
     if found is None:
         raise BuildError(
             f"no {tool} to compile CUDA kernels with: install the CUDA toolkit (12.5 or later), or name its "
