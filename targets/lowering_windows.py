@@ -8,8 +8,7 @@ from sparsec.dims import Size
 from sparsec.errors import Unsupported
 from sparsec.ir import Node, PoolAttrs, replace
 from sparsec.targets.calls import Call, Context, kernel_call, known
-from sparsec.targets.geometry import Geometry
-from sparsec.targets.problem import problem_of
+from sparsec.targets.problem import counted_padding, pool_geometry, problem_of
 
 
 def depthwise_call(n: Node, context: Context) -> Call:
@@ -37,14 +36,9 @@ def pool(n: Node, context: Context) -> Call:
     x, attrs = context.type(n.args[0]), cast(PoolAttrs, n.attrs)
     if x.dtype != "float32" or not all(isinstance(s, int) for s in (*x.shape[1:], *n.type.shape[1:])):
         raise Unsupported(f"{n.name} (pool {x}): only float32 images of known size have a kernel")
-    channels, height, width = cast("tuple[int, int, int]", x.shape[1:])
-    out_height, out_width = cast("tuple[int, int]", n.type.shape[2:])
-    geometry = Geometry(
-        1, height, width, out_height, out_width, attrs.kernel, attrs.strides, attrs.padding[:2],
-        attrs.dilation, groups=channels, images=None,
-    )  # fmt: skip
-    counted = attrs.padding if attrs.kind == "mean" and attrs.count_padding else (0, 0, 0, 0)
-    pooling = kernel.Pooling(attrs.kind, geometry, counted)
+    geometry = pool_geometry(x, n)
+    channels = geometry.groups
+    pooling = kernel.Pooling(attrs.kind, geometry, counted_padding(attrs))
     images: Size = n.type.shape[0]
     per_image = kernel.division_of(pooling, target).tiles(channels)
     cycles = known(images, 1) * channels * kernel.plane_cycles(pooling, target)

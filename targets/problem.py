@@ -7,7 +7,7 @@ from typing import cast
 
 from sparsec.dims import Size
 from sparsec.expr import Expr
-from sparsec.ir import ConvAttrs, MatmulAttrs, Node, Op
+from sparsec.ir import ConvAttrs, MatmulAttrs, Node, Op, PoolAttrs, Type
 from sparsec.targets.cuda.cost import UNKNOWN_COLUMNS
 from sparsec.targets.geometry import Geometry
 from sparsec.targets.target import Problem, Target
@@ -63,6 +63,22 @@ def geometry_of(nodes: Mapping[str, Node], n: Node) -> Geometry:
     return Geometry(
         channels, *sizes, (high, wide), attrs.strides, attrs.padding[:2], attrs.dilation, attrs.groups, known
     )
+
+
+def pool_geometry(x: Type, n: Node) -> Geometry:
+    """The sizes of a pool node over x, images whose sizes are known: every channel is a group."""
+    attrs = cast(PoolAttrs, n.attrs)
+    channels, height, width = cast("tuple[int, int, int]", x.shape[1:])
+    out_height, out_width = cast("tuple[int, int]", n.type.shape[2:])
+    return Geometry(
+        1, height, width, out_height, out_width, attrs.kernel, attrs.strides, attrs.padding[:2],
+        attrs.dilation, groups=channels,
+    )  # fmt: skip
+
+
+def counted_padding(attrs: PoolAttrs) -> tuple[int, int, int, int]:
+    """The rows and columns around x that a mean counts as elements."""
+    return attrs.padding if attrs.kind == "mean" and attrs.count_padding else (0, 0, 0, 0)
 
 
 def _extra_kind(extra: Node, n: Node, rows: int) -> str:

@@ -86,6 +86,13 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> FakeDriver:
     return FakeDriver(build(tmp_path_factory.mktemp("driver")))
 
 
+@pytest.fixture
+def driver(loaded: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
+    """The stand-in as the driver of one test."""
+    with used(loaded, monkeypatch) as found:
+        yield found
+
+
 @contextmanager
 def used(driver: FakeDriver, patch: pytest.MonkeyPatch, library: Path | None = None) -> Iterator[FakeDriver]:
     """Let the runtime find the stand-in; in the end nothing may be left in it, and nothing was misused."""

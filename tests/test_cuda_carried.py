@@ -5,13 +5,12 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cuda_models import loaded, used
+from cuda_models import driver, loaded
 from cuda_programs import launched, ran
 from fake_cuda.driver import FakeDriver, cubin
 
@@ -26,14 +25,8 @@ from cuda_small import SMALL  # noqa: E402
 
 from sparsec.runtime import Program  # noqa: E402
 
-__all__ = ["loaded"]
+__all__ = ["driver", "loaded"]
 BY_NAME = {case.name: case for case in SMALL}
-
-
-@pytest.fixture
-def driver(loaded: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
-    with used(loaded, monkeypatch) as found:
-        yield found
 
 
 def carried(driver: FakeDriver, case: Case, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_models import COLUMNS, chain, chain_model, chain_oracle, cuda_file, loaded, used, whole
+from cuda_models import COLUMNS, chain, chain_model, chain_oracle, cuda_file, driver, loaded, whole
 from fake_cuda.driver import (
     ILLEGAL_ADDRESS,
     INVALID_VALUE,
@@ -26,16 +26,10 @@ from sparsec.errors import ArtifactError, InputError, SparsecError
 from sparsec.runtime import Program
 from sparsec.runtime.arrays import to_output
 
-__all__ = ["loaded"]
+__all__ = ["driver", "loaded"]
 
 BIAS = np.arange(COLUMNS, dtype="float32")
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture
-def driver(loaded: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
-    with used(loaded, monkeypatch) as found:
-        yield found
 
 
 #: where a failure is told; the others give things back, which nobody can do better a second time

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ pytest.importorskip("tvm")
 import tvm
 from carried_models import CARRIED, OPEN, Carried
 from corpus import BATCH, Build, comparisons, random_inputs
-from cuda_models import loaded, used
+from cuda_models import driver, loaded
 from cuda_programs import check, names_of, program_on, ran, target_of
 from fake_cuda.driver import FakeDriver
 from onnx_models import onnxruntime_run
@@ -32,16 +31,10 @@ from sparsec.targets.cuda.lowering import lower
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Target
 
-__all__ = ["loaded"]
+__all__ = ["driver", "loaded"]
 
 #: functions that integers and booleans do not have
 REAL = {"exp", "log", "sqrt", "rsqrt", "tanh", "sigmoid", "erf", "sin", "cos"}
-
-
-@pytest.fixture
-def driver(loaded: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
-    with used(loaded, monkeypatch) as found:
-        yield found
 
 
 @pytest.mark.parametrize("case", CARRIED, ids=lambda case: case.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ pytest.importorskip("tvm")
 import onnx
 import onnx_models
 from corpus import CORPUS, random_graph, random_inputs
-from cuda_models import loaded, used
+from cuda_models import driver, loaded
 from cuda_programs import ALLOWED, check, names_of, program_on, ran, target_of
 from fake_cuda.driver import FakeDriver
 from onnx_models import onnxruntime_run
@@ -32,7 +32,7 @@ from sparsec.runtime.artifact import manifest_of
 from sparsec.targets.cuda import gpus
 from sparsec.targets.named import computing_in, target_named
 
-__all__ = ["loaded"]
+__all__ = ["driver", "loaded"]
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "benchmarks" / "models" / "digits.onnx"
@@ -44,12 +44,6 @@ IN_HALVES = (
 )  # fmt: skip
 halves = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 every_dtype = pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-
-
-@pytest.fixture
-def driver(loaded: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
-    with used(loaded, monkeypatch) as found:
-        yield found
 
 
 @pytest.mark.parametrize("make", CORPUS, ids=lambda make: make.__name__)

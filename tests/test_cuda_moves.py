@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("tvm")
 
 from corpus import BATCH, LENGTH, Build
-from cuda_models import loaded, used
+from cuda_models import driver, loaded
 from cuda_programs import check, names_of
 from fake_cuda.driver import FakeDriver
 from sass import TARGETS, needs_sass, sass
@@ -29,16 +29,10 @@ from sparsec.targets.kernels.moves import transposed
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Target
 
-__all__ = ["loaded"]
+__all__ = ["driver", "loaded"]
 
 DTYPES = ("int8", "float16", "float32", "int64")
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
-
-
-@pytest.fixture
-def driver(loaded: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
-    with used(loaded, monkeypatch) as found:
-        yield found
 
 
 class Moves(Build):

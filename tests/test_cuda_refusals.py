@@ -6,14 +6,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cuda_models import COLUMNS, chain, chain_model, cuda_file, loaded, used, whole
+from cuda_models import COLUMNS, chain, chain_model, cuda_file, driver, loaded, whole
 from fake_cuda.driver import (
     NO_DEVICE,
     FakeDriver,
@@ -27,16 +27,10 @@ from sparsec.runtime import Program
 from sparsec.runtime.artifact import to_bytes
 from sparsec.runtime.plan import Isa
 
-__all__ = ["loaded"]
+__all__ = ["driver", "loaded"]
 
 BIAS = np.arange(COLUMNS, dtype="float32")
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture
-def driver(loaded: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
-    with used(loaded, monkeypatch) as found:
-        yield found
 
 
 def test_limits_of_launches(driver: FakeDriver) -> None:

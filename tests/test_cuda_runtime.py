@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_models import COLUMNS, chain, chain_model, chain_oracle, cuda_file, loaded, used, whole
+from cuda_models import COLUMNS, chain, chain_model, chain_oracle, cuda_file, driver, loaded, whole
 from fake_cuda.driver import DeviceMemory, FakeDriver, cubin
 from runtime_models import PlanBuilder, pointer, tiles_of
 
@@ -17,15 +17,9 @@ from sparsec.runtime import Program
 from sparsec.runtime.artifact import to_bytes
 from sparsec.runtime.plan import Isa, Operator
 
-__all__ = ["loaded"]
+__all__ = ["driver", "loaded"]
 
 BIAS = np.arange(COLUMNS, dtype="float32")
-
-
-@pytest.fixture
-def driver(loaded: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
-    with used(loaded, monkeypatch) as found:
-        yield found
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from corpus import Build, random_inputs
-from cuda_models import loaded, used
+from cuda_models import driver, loaded
 from cuda_programs import check, names_of
 from fake_cuda.driver import FakeDriver
 from test_cuda_bsr_spmm import blocks
@@ -16,16 +15,10 @@ from test_cuda_nm_gather import shared
 from sparsec.ir import Graph
 from sparsec.targets.cuda import gpus
 
-__all__ = ["loaded"]
+__all__ = ["driver", "loaded"]
 
 #: tokens, and the width of every layer
 TOKENS, WIDTH = 300, 512
-
-
-@pytest.fixture
-def driver(loaded: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
-    with used(loaded, monkeypatch) as found:
-        yield found
 
 
 def network(weight: Any) -> Graph:

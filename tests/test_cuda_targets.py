@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +13,25 @@ pytest.importorskip("tvm")
 
 import onnx_models
 from corpus import BATCH, Build
-from cuda_models import chain_model, cuda_file, loaded, used
+from cuda_models import chain_model, cuda_file, driver, loaded
 from fake_cuda.driver import FakeDriver
 from sass import needs_nvcc
 from test_cli import refusal, sparsec
 
 from sparsec import analyze, compile
-from sparsec.errors import ArtifactError, ConfigError
+from sparsec.errors import ArtifactError, BuildError, ConfigError
 from sparsec.ir import Graph, Op, replace
 from sparsec.passes.lower_precision import lower_precision
 from sparsec.runtime import Program
 from sparsec.targets.cuda import gpus
+from sparsec.targets.cuda.toolkit import nvcc
 from sparsec.targets.named import computing_in, runs_here, target_named
 from sparsec.targets.problem import predicted_columns, problem_of
 from sparsec.tuning.tune import tune
 
-__all__ = ["loaded"]
+__all__ = ["driver", "loaded"]
 
 DIGITS = Path(__file__).resolve().parents[1] / "benchmarks" / "models" / "digits.onnx"
-
-
-@pytest.fixture
-def driver(loaded: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
-    with used(loaded, monkeypatch) as found:
-        yield found
 
 
 @pytest.fixture
@@ -154,6 +148,24 @@ def test_the_command_compiles(tmp_path: Path) -> None:
     described = json.loads(said)
     assert described["report"]["target"]["name"] == "sm_80"
     assert (tmp_path / "model.sparsec").stat().st_size == described["bytes"]
+
+
+@needs_nvcc
+def test_a_file_for_a_gpu_explains_itself_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no driver, and compressed; a damaged one is still refused."""
+    monkeypatch.setenv("SPARSEC_LIBCUDA", "libcuda_of_no_machine.so")
+    sparsec("compile", DIGITS, "-o", "a.sparsec", "--target", "sm_80", cwd=tmp_path)
+    assert "csr_conv" in sparsec("explain", "a.sparsec", cwd=tmp_path).stdout
+    damaged = bytearray((tmp_path / "a.sparsec").read_bytes())
+    damaged[-100] ^= 1
+    (tmp_path / "b.sparsec").write_bytes(damaged)
+    assert "compiled for a CUDA GPU" in refusal("explain", "b.sparsec", cwd=tmp_path)
+
+
+def test_the_toolkit_is_where_it_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSEC_CUDA", "/nowhere")
+    with pytest.raises(BuildError, match="SPARSEC_CUDA=/nowhere has no bin/nvcc"):
+        nvcc()
 
 
 def test_what_commands_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

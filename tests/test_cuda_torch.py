@@ -219,6 +219,32 @@ def test_inside_a_recording_of_the_caller(torch: Torch, streams: list[int]) -> N
     del x, prepared, to_host
 
 
+def test_a_recording_outlives_larger_runs(torch: Torch, streams: list[int]) -> None:
+    """What it points to is not released when its session runs something larger."""
+    program, driver, stream = chain(BIAS), torch.driver, ctypes.c_void_p(streams[0])
+    x, large = Tensor(torch, whole(4)), Tensor(torch, whole(400))
+    torch.stream = streams[0]
+    prepared = program.prepare({"x": x})
+    prepared()
+    recorded = prepared.outputs[0]
+    graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+    driver.call("cuStreamBeginCapture_v2", stream, 1)
+    prepared()
+    driver.call("cuStreamEndCapture", stream, ctypes.byref(graph))
+    driver.call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, driver.unsigned(0))
+    del prepared  # its session is the next run's
+    found = program(large)
+    driver.synchronize(streams[0])
+    assert np.array_equal(values(found), chain_oracle(whole(400), BIAS))
+    values(x)[:] = whole(4, 5)
+    driver.call("cuGraphLaunch", executable, stream)
+    driver.synchronize(streams[0])
+    assert np.array_equal(values(recorded), chain_oracle(whole(4, 5), BIAS))
+    driver.call("cuGraphDestroy", graph)
+    driver.call("cuGraphExecDestroy", executable)
+    del x, large, recorded, found
+
+
 def test_profile_waits_for_the_current_stream(torch: Torch, streams: list[int]) -> None:
     torch.stream = streams[1]
     steps = chain(BIAS).profile(Tensor(torch, whole(4)), repeats=2)

@@ -11,14 +11,18 @@ from sparsec.config import settings
 from sparsec.errors import BuildError
 
 
-@cache
 def find(tool: str) -> str | None:
     """The path of a program of the CUDA toolkit (``nvcc``, ``nvlink``, ``nvdisasm``), None without one.
 
     Looked for in the folder ``SPARSEC_CUDA`` names, on the path, in /usr/local/cuda, and among the Python
     packages that NVIDIA ships its compiler as.
     """
-    named = settings().cuda
+    return _found(tool, settings().cuda)
+
+
+@cache
+def _found(tool: str, named: str) -> str | None:
+    """The tool in the named folder, or, with an empty name, wherever it is."""
     if named:
         return shutil.which(tool, path=f"{named}/bin")
     found = shutil.which(tool)

@@ -11,6 +11,7 @@ Two ways of saying where nonzeros are, as a configuration's ``gaps`` tells:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from sparsec.pattern import Pattern
@@ -138,11 +139,12 @@ def emit(problem: Problem, packing: Packing, target: Target, name: str) -> Any:
     if config["gaps"]:
         split = Split(config["high"], config["deep"], config["gap_bytes"])
         packed = gap_runs.pointers(problem.dtype, config["gap_bytes"])
-        body = lambda k: gap_runs.emit(k, problem, split)  # noqa: E731
+        body = partial(gap_runs.emit, problem=problem, split=split)
     else:
         packed = mask_stream.POINTERS
         shape = _shape(problem, config)
-        body = lambda k: _masked(k, problem, shape, config["pieces"], config["stages"])  # noqa: E731
+        pieces, stages = config["pieces"], config["stages"]
+        body = partial(_masked, problem=problem, shape=shape, pieces=pieces, stages=stages)
     pointers = [("x", problem.dtype), *packed, *extras, ("y", problem.dtype)]
     return device_function(name, threads, pointers, [], body)
 

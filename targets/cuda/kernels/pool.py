@@ -22,6 +22,7 @@ from sparsec.targets.cuda.parts import strips
 from sparsec.targets.cuda.parts.strips import Place, Strips
 from sparsec.targets.cuda.tir import T
 from sparsec.targets.geometry import Geometry
+from sparsec.targets.problem import counted_padding, pool_geometry
 from sparsec.targets.sizes import Sizes
 
 #: what images may hold
@@ -67,16 +68,10 @@ def pooling_of(n: Node, context: Context) -> Pooling | None:
     x, attrs = context.type(n.args[0]), cast(PoolAttrs, n.attrs)
     if x.dtype not in FLOATS or not all(isinstance(s, int) for s in (*x.shape[1:], *n.type.shape[1:])):
         return None
+    geometry = pool_geometry(x, n)
     images = x.shape[0] if isinstance(x.shape[0], int) else None
-    channels, height, width = cast("tuple[int, int, int]", x.shape[1:])
-    out_height, out_width = cast("tuple[int, int]", n.type.shape[2:])
-    geometry = Geometry(
-        1, height, width, out_height, out_width, attrs.kernel, attrs.strides, attrs.padding[:2],
-        attrs.dilation, groups=channels, images=images,
-    )  # fmt: skip
-    counted = attrs.padding if attrs.kind == "mean" and attrs.count_padding else (0, 0, 0, 0)
-    down = strips.choose(geometry, channels).down
-    return Pooling(attrs.kind, replace(geometry, images=None), x.dtype, down, counted)
+    down = strips.choose(replace(geometry, images=images), geometry.groups).down
+    return Pooling(attrs.kind, geometry, x.dtype, down, counted_padding(attrs))
 
 
 def calls(n: Node, context: Context) -> tuple[Call, ...]:
