@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from machine import described, slug
 from table import machine_line
-from two_cores import fraction
+from two_cores import fraction, reader
 from workloads import WORKLOADS, Workload
 
 import sparsec
@@ -41,6 +41,8 @@ WHOLE = 0.95
 ATTEMPTS = 8
 #: seconds after which the threads of a program sleep
 ASLEEP = 0.002
+#: bytes of the weights of a dense Llama block
+READ = 4 * (4 * 2048 * 2048 + 3 * 2048 * 5632)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if asked and (row := _row(workload, Path(folder), options.rounds)):
                 rows.append(row)
                 print(_line(row), flush=True)
+    if not options.only or "reading" in options.only:
+        rows.append(_reading(options.rounds))
+        print(_line(rows[-1]), flush=True)
     if not options.only:
         _write({"machine": described(), "rounds": options.rounds, "scaling": rows})
     return int(not all(row["identical"] for row in rows))
@@ -70,16 +75,25 @@ def _row(workload: Workload, folder: Path, rounds: int) -> dict[str, Any] | None
     if _turn(calls[0], 3) < LEAST:
         return None
     one, two = (program.run(None, feeds) for program in programs)
+    identical = all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    return {"workload": workload.name, "about": workload.about, "identical": identical} | _timed(
+        calls, rounds
+    )
+
+
+def _reading(rounds: int) -> dict[str, Any]:
+    """The row of a loop that reads as much as a dense Llama block and does nothing else."""
+    calls = [reader(READ, threads) for threads in (1, 2)]
+    about = f"for comparison: reading {READ / 1e6:.0f} MB, nothing else"
+    return {"workload": "reading", "about": about, "identical": True} | _timed(calls, rounds)
+
+
+def _timed(calls: Sequence[Callable[[], Any]], rounds: int) -> dict[str, Any]:
+    """Both summaries of a row: over all rounds, and over those in which both cores were whole."""
     counts = [max(1, round(TURN / _turn(call, 3))) for call in calls]
     tried = _rounds(calls, counts, rounds)
     whole = [one_round for one_round in tried if one_round.cores >= WHOLE]
-    return {
-        "workload": workload.name,
-        "about": workload.about,
-        "identical": all(np.array_equal(a, b) for a, b in zip(one, two, strict=True)),
-        "all_rounds": _summary(tried),
-        "whole_rounds": _summary(whole) if len(whole) > 1 else None,
-    }
+    return {"all_rounds": _summary(tried), "whole_rounds": _summary(whole) if len(whole) > 1 else None}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""What two cores of this machine give at this moment, to a loop that neither shares nor loads anything.
+"""What two cores of this machine give at this moment: to a loop in registers, and to one that reads memory.
 
 A virtual machine's cores are threads of a host that others use too: a ratio of two threads to one says
-something about a program only while a loop in registers scales.  `fraction` measures that.
+something about a program only while a loop in registers scales (`fraction`), and a program that reads
+weights from memory can gain no more than one that only reads (`reader`).
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 #: ten independent chains of fused multiply-adds: enough to keep two units of latency 4 or 5 busy
-LOOP = """
+LOOPS = """
 #ifdef __aarch64__
 typedef float lanes __attribute__((vector_size(16)));
 #define REGISTER "w"
@@ -36,6 +40,15 @@ float spin(long steps) {
     TEN(END)
     return total[0];
 }
+typedef lanes anywhere __attribute__((aligned(4)));
+#define ADD(n) sum##n += values[n];
+float sum(const anywhere *values, long bytes) {
+    TEN(BEGIN)
+    for (long left = bytes / (10 * sizeof(lanes)); left--; values += 10) { TEN(ADD) }
+    lanes total = {0};
+    TEN(END)
+    return total[0];
+}
 """
 #: seconds a look lasts, on one core and on both
 LOOK = 0.004
@@ -43,33 +56,48 @@ LOOK = 0.004
 
 def fraction() -> float:
     """Time of the loop on one core over its time on two at once: 1.0 where both cores are whole."""
-    spin, steps = _spin(), _steps()
+    spin, steps = _loops().spin, _steps()
     alone = _seconds(spin, steps)
     other = _helper().submit(_seconds, spin, steps)
     both = max(_seconds(spin, steps), other.result())
     return alone / both
 
 
-@cache
-def _spin() -> Any:
-    """The loop, compiled for this machine.
+def reader(size: int, threads: int) -> Callable[[], None]:
+    """What reads ``size`` bytes of memory, on one thread or half of them on each of two."""
+    data = np.ones((threads, size // threads // 4), np.float32)
 
-    Raises subprocess.CalledProcessError where there is no C compiler that takes it.
+    def read() -> None:
+        first, *others = [(share.ctypes.data_as(ctypes.c_void_p), share.nbytes) for share in data]
+        waiting = [_helper().submit(_loops().sum, *share) for share in others]
+        _loops().sum(*first)
+        for other in waiting:
+            other.result()
+
+    return read
+
+
+@cache
+def _loops() -> Any:
+    """The loops, compiled for this machine.
+
+    Raises subprocess.CalledProcessError where there is no C compiler that takes them.
     """
     with tempfile.TemporaryDirectory() as folder:
-        source, library = Path(folder, "spin.c"), Path(folder, "spin.so")
-        source.write_text(LOOP)
+        source, library = Path(folder, "loops.c"), Path(folder, "loops.so")
+        source.write_text(LOOPS)
         flags = ["-O3", "-march=native", "-ffp-contract=fast", "-Wno-psabi", "-shared", "-fPIC"]
         subprocess.run([os.environ.get("CC", "cc"), *flags, "-o", library, source], check=True)
-        spin = ctypes.CDLL(str(library)).spin
-    spin.argtypes, spin.restype = [ctypes.c_long], ctypes.c_float
-    return spin
+        loops = ctypes.CDLL(str(library))
+    loops.spin.argtypes, loops.spin.restype = [ctypes.c_long], ctypes.c_float
+    loops.sum.argtypes, loops.sum.restype = [ctypes.c_void_p, ctypes.c_long], ctypes.c_float
+    return loops
 
 
 @cache
 def _steps() -> int:
     """Turns of the loop in a look."""
-    spin, sample = _spin(), 100_000
+    spin, sample = _loops().spin, 100_000
     return int(sample * LOOK / min(_seconds(spin, sample) for _ in range(20)))
 
 
