@@ -36,8 +36,8 @@ from torch import nn
 from workloads import SHARED_DATA
 
 import sparsec
-from sparsec.bench import difference
-from sparsec.measure import Timing, interleaved, pin_to_one_core, spelled
+from sparsec.bench.compare import difference
+from sparsec.bench.measure import Timing, interleaved, pin_to_one_core, spelled
 
 RESULTS = Path(__file__).parent / "results"
 WIDTHS = (784, 1024, 1024, 10)

@@ -15,7 +15,7 @@ from conv_cases import Layer, layer, make_conv_case, problem_of
 from kernel_cases import blocks_of_rows, groups_of_inputs, unstructured
 from kernel_harness import Case, make_case
 
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.kernels import (
     bsr_conv,
     bsr_spmm,

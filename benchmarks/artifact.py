@@ -28,11 +28,11 @@ from table import machine_line
 from workloads import WORKLOADS
 
 import sparsec
-from sparsec.bound import times_bound
+from sparsec.explain.summary import totals_of
 from sparsec.runtime import shipping
 from sparsec.runtime.tables import Section
 from sparsec.runtime.verify import verify
-from sparsec.summary import totals_of
+from sparsec.sparsity.bound import times_bound
 
 RESULTS = Path(__file__).parent / "results"
 TESTS = Path(__file__).resolve().parents[1] / "tests"

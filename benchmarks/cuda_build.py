@@ -24,11 +24,11 @@ from cuda_small import SMALL
 from sparsec import pipeline
 from sparsec.compiler import PASSES
 from sparsec.frontends import import_model
-from sparsec.ir import Choice, Graph, Node, with_nodes
+from sparsec.ir.graph import Choice, Graph, Node, with_nodes
 from sparsec.passes.choose_format import candidates, choose_format
-from sparsec.pattern import infer
-from sparsec.planner import plan_program
+from sparsec.planning.planner import plan_program
 from sparsec.runtime import _executor
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.cuda.gpus import SM90A
 from sparsec.targets.cuda.kernels import KERNELS
 from sparsec.targets.layers import is_layer, weight_matrix

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from workloads import Absent, Arrays
 
-from sparsec.measure import Turn
+from sparsec.bench.measure import Turn
 
 #: the interpreter of an environment with deepsparse in it
 VARIABLE = "SPARSEC_DEEPSPARSE_PYTHON"

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.text import Text
 
 import sparsec
-from sparsec.explain import bytes_text, has_colours, render
-from sparsec.measure import interleaved, pin_to_one_core, spelled
-from sparsec.picture import in_colours, in_shades
+from sparsec.bench.measure import interleaved, pin_to_one_core, spelled
+from sparsec.explain.text import bytes_text, has_colours, render
+from sparsec.sparsity.picture import in_colours, in_shades
 
 MODEL = Path(__file__).parent / "models" / "digits.onnx"
 BATCHES = (1, 32, 360)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsec.measure import Remote
+from sparsec.bench.measure import Remote
 
 POWERCAP = Path("/sys/class/powercap")
 #: seconds an engine computes for each figure; counters move every millisecond

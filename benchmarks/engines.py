@@ -8,8 +8,8 @@ from pathlib import Path
 import deepsparse_engine
 
 import sparsec
-from sparsec import bench_engines
-from sparsec.bench_engines import FILE_ONLY, READERS, Bound, Engine, Shapes, Task, bind_program
+from sparsec.bench import engines
+from sparsec.bench.engines import FILE_ONLY, READERS, Bound, Engine, Shapes, Task, bind_program
 
 __all__ = ["DENSE", "ENGINES", "FILE_ONLY", "READERS", "Bound", "Engine", "Shapes", "Task"]
 
@@ -40,7 +40,7 @@ def bind_deepsparse(task: Task) -> Bound:
 
 ENGINES: tuple[Engine, ...] = (
     Engine("sparsec", "sparsec", bind_sparsec),
-    *bench_engines.ENGINES.values(),
+    *engines.ENGINES.values(),
     Engine("deepsparse", "deepsparse", bind_deepsparse, found=deepsparse_engine.version),
 )
 #: all that run zeros like any other number

@@ -34,9 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import tvm
 from kernel_harness import Case, aligned, entry_of, make_case
 
-from sparsec.measure import pin_to_one_core
+from sparsec.bench.measure import pin_to_one_core
 from sparsec.passes.choose_format import candidates
-from sparsec.pattern import Pattern, infer
+from sparsec.sparsity.pattern import Pattern, infer
 from sparsec.targets.target import Problem
 from sparsec.targets.x86 import native
 

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sparsec.measure import pin_to_one_core
+from sparsec.bench.measure import pin_to_one_core
 from sparsec.targets.limits import best_rates, multiply_adds, reads
 from sparsec.targets.named import native
 

@@ -32,10 +32,10 @@ from run import RESULTS
 from workloads import SHARED_DATA, Absent, Arrays
 
 import sparsec
-from sparsec.bench import TOLERANCE, difference
+from sparsec.bench.compare import TOLERANCE, difference
+from sparsec.bench.measure import interleaved, pin_to_one_core, spelled
 from sparsec.errors import Unsupported
 from sparsec.frontends.from_onnx import input_shapes
-from sparsec.measure import interleaved, pin_to_one_core, spelled
 
 #: integer inputs are bytes or token numbers; all of these models accept 0 to 99
 HIGHEST = 100

@@ -18,8 +18,8 @@ import numpy as np
 from engines import DENSE, ENGINES, Bound, Engine, Task
 from workloads import WORKLOADS, Absent, Workload
 
-from sparsec.bench import TOLERANCE, differences_from, pause_for
-from sparsec.measure import Timing, interleaved, pin_to_one_core
+from sparsec.bench.compare import TOLERANCE, differences_from, pause_for
+from sparsec.bench.measure import Timing, interleaved, pin_to_one_core
 
 
 def measure(workload: Workload, path: Path, engines: Sequence[Engine], threads: int, rounds: int) -> Any:

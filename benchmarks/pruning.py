@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.prune import largest_blocks, largest_of_groups
+from sparsec.sparsity.prune import largest_blocks, largest_of_groups
 
 Weights = np.ndarray[Any, np.dtype[Any]]
 

@@ -5,7 +5,7 @@
     python benchmarks/run.py --group bert --threads 2
     python benchmarks/run.py --only ffn_128_u90 --rounds 50
 
-Engines take turns within one process (see sparsec.measure), 30 rounds of them; three processes do
+Engines take turns within one process (see sparsec.bench.measure), 30 rounds of them; three processes do
 so, and the median of their medians counts.  With one thread everything is pinned to one core.
 Every process checks the engines' outputs against each other before it times them.  Results go to
 ``benchmarks/results/<cpu>.json``, where a workload's new result replaces its old one, and from
@@ -34,7 +34,7 @@ from operations import work_of
 from table import left_out, markdown, useful_gflops
 from workloads import WORKLOADS, Absent, Workload
 
-from sparsec.measure import spelled
+from sparsec.bench.measure import spelled
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -29,7 +29,7 @@ from two_cores import fraction, reader
 from workloads import WORKLOADS, Workload
 
 import sparsec
-from sparsec.bench_engines import Absent
+from sparsec.bench.engines import Absent
 
 RESULTS = Path(__file__).parent / "results"
 GROUPS = ("linear", "blocks", "nm", "mlp", "bert", "llama")

@@ -7,8 +7,8 @@ from typing import Any
 
 from engines import FILE_ONLY
 
-from sparsec.explain import bytes_text
-from sparsec.measure import spelled
+from sparsec.bench.measure import spelled
+from sparsec.explain.text import bytes_text
 
 Row = Mapping[str, Any]
 

@@ -29,7 +29,7 @@ import tvm
 from kernel_cases import blocks_of_rows, groups_of_inputs, unstructured
 from kernel_harness import Case, aligned, entry_of, make_case
 
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.kernels import (
     bitmask_gemv,
     bsr_spmm,

@@ -27,8 +27,8 @@ from table import machine_line
 from workloads import WORKLOADS, Workload
 
 import sparsec
-from sparsec.bench import difference
-from sparsec.measure import interleaved, pin_to_one_core, spelled
+from sparsec.bench.compare import difference
+from sparsec.bench.measure import interleaved, pin_to_one_core, spelled
 
 RESULTS = Path(__file__).parent / "results"
 MODELS = ("bert_u90", "resnet50_u90")

@@ -28,13 +28,13 @@ from rich.console import Console
 from rich.table import Table
 
 import sparsec
+from sparsec.bench.measure import pin_to_one_core, spelled
+from sparsec.explain.summary import times_of
+from sparsec.explain.what_if import analysed, as_if_pruned
 from sparsec.feeds import random
 from sparsec.frontends import import_model
-from sparsec.measure import pin_to_one_core, spelled
-from sparsec.prune import pruning_of
-from sparsec.summary import times_of
+from sparsec.sparsity.prune import pruning_of
 from sparsec.targets.x86 import native
-from sparsec.what_if import analysed, as_if_pruned
 
 RESULTS = Path(__file__).parent / "results"
 #: how far a prediction may be off

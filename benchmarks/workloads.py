@@ -18,7 +18,7 @@ import numpy as np
 from convolutional import Pruning
 from pruning import Sparsity
 
-from sparsec.bench_engines import Absent
+from sparsec.bench.engines import Absent
 
 Arrays = dict[str, np.ndarray]
 

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from sparsec import feeds
 from sparsec.errors import InputError
-from sparsec.ir import Graph, MatmulAttrs, Node, Type, replace, with_nodes
+from sparsec.ir.attributes import MatmulAttrs
+from sparsec.ir.graph import Graph, Node, replace, with_nodes
+from sparsec.ir.types import Type
 from sparsec.pipeline import Pass
-from sparsec.planner import plan_program
+from sparsec.planning.planner import plan_program
 from sparsec.runtime import PortInfo, Program
 from sparsec.runtime.artifact import to_bytes
 from sparsec.targets.layers import is_linear

@@ -9,9 +9,9 @@ from sparsec import pipeline
 from sparsec.calibrate import Calibrate, Samples, samples_of
 from sparsec.config import settings
 from sparsec.errors import ArtifactError, ConfigError
-from sparsec.foreign import foreign_program
+from sparsec.explain.report import report_of
 from sparsec.frontends import import_model
-from sparsec.ir import Graph
+from sparsec.ir.graph import Graph
 from sparsec.passes.assign_layouts import assign_layouts
 from sparsec.passes.choose_dense import ChooseDense
 from sparsec.passes.choose_format import choose_format
@@ -25,9 +25,9 @@ from sparsec.passes.lower_precision import lower_precision
 from sparsec.passes.pack import pack
 from sparsec.passes.pack_recurrent import pack_recurrent
 from sparsec.passes.simplify import simplify
-from sparsec.planner import plan_program
+from sparsec.planning.foreign import foreign_program
+from sparsec.planning.planner import plan_program
 from sparsec.progress import Progress
-from sparsec.report import report_of
 from sparsec.runtime import Program
 from sparsec.runtime.artifact import to_bytes
 from sparsec.targets.named import computing_in, runs_here, target_named

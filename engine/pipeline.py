@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO, TypeAlias
 
-from sparsec import printer
 from sparsec.config import Settings, settings
 from sparsec.errors import IRError
-from sparsec.ir import Graph, verify
+from sparsec.ir import printer
+from sparsec.ir.graph import Graph
+from sparsec.ir.verify import verify
 from sparsec.progress import Progress, counted
 from sparsec.targets.target import Target
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from sparsec.dims import Size
-from sparsec.expr import Arg, Call, Expr, Scalar, call, rewrite, walk
-from sparsec.reference_expr import evaluate_expr
+from sparsec.ir.dims import Size
+from sparsec.ir.expr import Arg, Call, Expr, Scalar, call, rewrite, walk
+from sparsec.reference.expr import evaluate_expr
 
 #: Fusion stops at so many distinct subtrees (registers and code size) ...
 MAX_DISTINCT = 64
@@ -35,7 +35,7 @@ def broadcast(shapes: Iterable[Sequence[Size]]) -> tuple[Size, ...] | None:
 
 
 def working_dtype(operands: Iterable[str], result: str) -> np.dtype[np.generic]:
-    """The type an expression is computed in, as ``reference_expr.evaluate_expr`` says."""
+    """The type an expression is computed in, as ``sparsec.reference.expr.evaluate_expr`` says."""
     floats = [d for d in (*operands, result) if d.startswith("float")]
     return np.result_type(*floats) if floats else np.dtype(np.int64)
 

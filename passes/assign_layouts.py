@@ -10,8 +10,10 @@ from collections.abc import Iterable
 
 import networkx as nx
 
-from sparsec.dims import Size
-from sparsec.ir import PLAIN, Graph, Layout, Node, Op, SoftmaxAttrs, Type, fresh_name, replace, with_nodes
+from sparsec.ir.attributes import SoftmaxAttrs
+from sparsec.ir.dims import Size
+from sparsec.ir.graph import Graph, Node, Op, fresh_name, replace, with_nodes
+from sparsec.ir.types import PLAIN, Layout, Type
 from sparsec.targets.layers import is_linear
 from sparsec.targets.target import Target
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias, cast
 
-from sparsec.dims import Size, product
-from sparsec.ir import Node, Op, TransposeAttrs
+from sparsec.ir.attributes import TransposeAttrs
+from sparsec.ir.dims import Size, product
+from sparsec.ir.graph import Node, Op
 
 #: Axis by axis, the (letter, size) of the parts it is made of.
 Parts: TypeAlias = list[list[tuple[str, Size]]]

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import cast
 
 from sparsec.errors import ConfigError
-from sparsec.ir import Choice, ConstAttrs, Graph, Node, replace, with_nodes
+from sparsec.ir.attributes import ConstAttrs
+from sparsec.ir.graph import Choice, Graph, Node, replace, with_nodes
 from sparsec.passes.choose_format import beside_others, candidates
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.layers import is_layer, weight_matrix
 from sparsec.targets.problem import problem_of
 from sparsec.targets.target import Target

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from sparsec.errors import IRError
-from sparsec.ir import Candidate, Choice, ConstAttrs, Graph, Node, replace, with_nodes
-from sparsec.pattern import Pattern, infer
+from sparsec.ir.attributes import ConstAttrs
+from sparsec.ir.graph import Candidate, Choice, Graph, Node, replace, with_nodes
+from sparsec.sparsity.pattern import Pattern, infer
 from sparsec.targets.layers import is_layer, weight_matrix
 from sparsec.targets.problem import predicted_columns, problem_of
 from sparsec.targets.target import Kernel, Problem, Target
 
 if TYPE_CHECKING:
-    from sparsec.ir import Array
+    from sparsec.ir.types import Array
 
 #: predicted bytes are right to within so much of the weight's own, and so many bytes of tables
 _UNSURE, _TABLES = 0.1, 4096

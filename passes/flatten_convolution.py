@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from sparsec.dims import product
-from sparsec.ir import (
-    ConvAttrs,
-    Graph,
-    MatmulAttrs,
-    Node,
-    Op,
-    Type,
-    const_node,
-    fresh_name,
-    replace,
-    with_nodes,
-)
+from sparsec.ir.attributes import ConvAttrs, MatmulAttrs
+from sparsec.ir.dims import product
+from sparsec.ir.graph import Graph, Node, Op, const_node, fresh_name, replace, with_nodes
+from sparsec.ir.types import Type
 from sparsec.targets.layers import is_convolution
 from sparsec.targets.target import Target
 
 if TYPE_CHECKING:
-    from sparsec.ir import Array
+    from sparsec.ir.types import Array
 
 
 def flatten_convolution(graph: Graph, target: Target) -> Graph:

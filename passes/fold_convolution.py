@@ -9,20 +9,9 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec.expr import Arg, Call, Expr, Scalar, call, walk
-from sparsec.ir import (
-    ConvAttrs,
-    ElementwiseAttrs,
-    Graph,
-    Node,
-    Op,
-    PadAttrs,
-    PoolAttrs,
-    const_node,
-    fresh_name,
-    replace,
-    with_nodes,
-)
+from sparsec.ir.attributes import ConvAttrs, ElementwiseAttrs, PadAttrs, PoolAttrs
+from sparsec.ir.expr import Arg, Call, Expr, Scalar, call, walk
+from sparsec.ir.graph import Graph, Node, Op, const_node, fresh_name, replace, with_nodes
 from sparsec.passes.algebra import renumber
 from sparsec.targets.layers import is_convolution
 from sparsec.targets.target import Target

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sparsec.ir import PLAIN, Graph, Node, Op, Type, with_nodes
+from sparsec.ir.graph import Graph, Node, Op, with_nodes
+from sparsec.ir.types import PLAIN, Type
 
 
 def is_fusable(graph: Graph, nodes: dict[str, Node], n: Node) -> bool:

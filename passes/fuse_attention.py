@@ -7,23 +7,18 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TypeAlias, cast
 
-from sparsec.dims import Size, product
-from sparsec.expr import Arg, Call, Expr, Scalar, arguments, call, rewrite
-from sparsec.ir import (
+from sparsec.ir.attributes import (
     AttentionAttrs,
     Attrs,
     ElementwiseAttrs,
-    Graph,
     MatmulAttrs,
-    Node,
-    Op,
     SoftmaxAttrs,
     TransposeAttrs,
-    Type,
-    fresh_name,
-    replace,
-    with_nodes,
 )
+from sparsec.ir.dims import Size, product
+from sparsec.ir.expr import Arg, Call, Expr, Scalar, arguments, call, rewrite
+from sparsec.ir.graph import Graph, Node, Op, fresh_name, replace, with_nodes
+from sparsec.ir.types import Type
 from sparsec.passes.algebra import broadcast
 from sparsec.passes.axis_parts import group, letters, move, nontrivial
 from sparsec.targets.target import Target

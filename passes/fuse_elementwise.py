@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from sparsec.expr import Arg, Call, substitute, walk
-from sparsec.ir import PLAIN, ElementwiseAttrs, Graph, Node, Op, replace, with_nodes
+from sparsec.ir.attributes import ElementwiseAttrs
+from sparsec.ir.expr import Arg, Call, substitute, walk
+from sparsec.ir.graph import Graph, Node, Op, replace, with_nodes
+from sparsec.ir.types import PLAIN
 from sparsec.passes.algebra import renumber, stays_small
 from sparsec.passes.fuse_epilogue import fuse_epilogue
 from sparsec.passes.move_reshapes import hoist, sink

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
-from sparsec.expr import Arg, Expr, substitute
-from sparsec.ir import ConvAttrs, ElementwiseAttrs, Graph, MatmulAttrs, Node, Op, replace
+from sparsec.ir.attributes import ConvAttrs, ElementwiseAttrs, MatmulAttrs
+from sparsec.ir.expr import Arg, Expr, substitute
+from sparsec.ir.graph import Graph, Node, Op, replace
 from sparsec.passes.algebra import renumber, stays_small
 from sparsec.passes.fusable import is_extra, is_fusable, replaced
 

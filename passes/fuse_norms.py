@@ -12,19 +12,9 @@ from typing import cast
 
 import numpy as np
 
-from sparsec.expr import Arg, Call, Expr, Scalar, substitute
-from sparsec.ir import (
-    ElementwiseAttrs,
-    Graph,
-    LayerNormAttrs,
-    Node,
-    Op,
-    ReduceAttrs,
-    const_node,
-    fresh_name,
-    replace,
-    with_nodes,
-)
+from sparsec.ir.attributes import ElementwiseAttrs, LayerNormAttrs, ReduceAttrs
+from sparsec.ir.expr import Arg, Call, Expr, Scalar, substitute
+from sparsec.ir.graph import Graph, Node, Op, const_node, fresh_name, replace, with_nodes
 from sparsec.targets.target import Target
 
 #: nodes that one elementwise expression may be spread over

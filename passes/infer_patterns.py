@@ -7,8 +7,9 @@ from typing import Any, TypeAlias, cast
 
 from numpy.typing import NDArray
 
-from sparsec.ir import ConstAttrs, Graph, Node, Op, TirAttrs, replace, with_nodes
-from sparsec.pattern import infer
+from sparsec.ir.attributes import ConstAttrs, TirAttrs
+from sparsec.ir.graph import Graph, Node, Op, replace, with_nodes
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.layers import is_convolution, weight_matrix
 from sparsec.targets.target import Target
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import ml_dtypes  # noqa: F401  (NumPy then knows bfloat16)
 import numpy as np
 
-from sparsec.expr import Arg
-from sparsec.ir import ElementwiseAttrs, Graph, Node, Op, const_node, fresh_name, replace, with_nodes
+from sparsec.ir.attributes import ElementwiseAttrs
+from sparsec.ir.expr import Arg
+from sparsec.ir.graph import Graph, Node, Op, const_node, fresh_name, replace, with_nodes
 from sparsec.targets.target import Target
 
 if TYPE_CHECKING:
-    from sparsec.ir import Array
+    from sparsec.ir.types import Array
 
 _FLOAT32 = "float32"
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sparsec.dims import Size
-from sparsec.ir import PLAIN, Graph, Node, Op, Type, fresh_name, replace
+from sparsec.ir.dims import Size
+from sparsec.ir.graph import Graph, Node, Op, fresh_name, replace
+from sparsec.ir.types import PLAIN, Type
 from sparsec.passes.fusable import is_column, is_fusable, is_row, replaced
 
 

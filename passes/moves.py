@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from sparsec.ir import (
-    PLAIN,
-    ConcatAttrs,
-    Node,
-    Op,
-    PadAttrs,
-    SliceAttrs,
-    TransposeAttrs,
-    Type,
-    replace,
-)
+from sparsec.ir.attributes import ConcatAttrs, PadAttrs, SliceAttrs, TransposeAttrs
+from sparsec.ir.graph import Node, Op, replace
+from sparsec.ir.types import PLAIN, Type
 
 if TYPE_CHECKING:
-    from sparsec.dims import Size
+    from sparsec.ir.dims import Size
     from sparsec.passes.simplify import Rewriter
 
 

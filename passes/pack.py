@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparsec.ir import Choice, Graph, Node, replace, with_nodes
+from sparsec.ir.graph import Choice, Graph, Node, replace, with_nodes
 from sparsec.targets.layers import weight_matrix
 from sparsec.targets.problem import problem_of
 from sparsec.targets.target import Target
 
 if TYPE_CHECKING:
-    from sparsec.ir import Array
+    from sparsec.ir.types import Array
 
 
 def pack(graph: Graph, target: Target) -> Graph:

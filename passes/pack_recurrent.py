@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from sparsec.ir import Candidate, Choice, Graph, Node, Op, RecurrentAttrs, replace, with_nodes
+from sparsec.ir.attributes import RecurrentAttrs
+from sparsec.ir.graph import Candidate, Choice, Graph, Node, Op, replace, with_nodes
 from sparsec.targets.kernels import recurrent
 from sparsec.targets.lowering_recurrent import recurrent_shape
 from sparsec.targets.several import narrowest
 from sparsec.targets.target import Target
 
 if TYPE_CHECKING:
-    from sparsec.ir import Array
+    from sparsec.ir.types import Array
 
 
 def pack_recurrent(graph: Graph, target: Target) -> Graph:

@@ -9,23 +9,10 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec.expr import Arg, Expr, Scalar, rewrite
-from sparsec.ir import (
-    Attrs,
-    ConvAttrs,
-    ElementwiseAttrs,
-    Graph,
-    MatmulAttrs,
-    Node,
-    Op,
-    TransposeAttrs,
-    Type,
-    const_node,
-    fresh_name,
-    is_dynamic,
-    replace,
-    with_nodes,
-)
+from sparsec.ir.attributes import Attrs, ConvAttrs, ElementwiseAttrs, MatmulAttrs, TransposeAttrs
+from sparsec.ir.expr import Arg, Expr, Scalar, rewrite
+from sparsec.ir.graph import Graph, Node, Op, const_node, fresh_name, replace, with_nodes
+from sparsec.ir.types import Type, is_dynamic
 from sparsec.passes.algebra import broadcast, renumber, simplify_expr, working_dtype
 from sparsec.passes.moves import (
     drop_pad,
@@ -37,7 +24,7 @@ from sparsec.passes.moves import (
     slice_before_move,
     slice_part,
 )
-from sparsec.reference import evaluate_node
+from sparsec.reference.evaluate import evaluate_node
 from sparsec.targets.target import Target
 
 Array: TypeAlias = NDArray[Any]

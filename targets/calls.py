@@ -9,8 +9,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from sparsec.dims import Size
-from sparsec.ir import ItemAttrs, Node, TirAttrs, Type, outputs_of
+from sparsec.ir.attributes import ItemAttrs, TirAttrs
+from sparsec.ir.dims import Size
+from sparsec.ir.graph import Node, outputs_of
+from sparsec.ir.types import Type
 from sparsec.targets.build import kernel_object, operator_object
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Target

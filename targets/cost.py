@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparsec.expr import Call, walk
+from sparsec.ir.expr import Call, walk
 
 if TYPE_CHECKING:
     from sparsec.targets.target import Problem, Target

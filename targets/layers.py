@@ -8,7 +8,8 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec.ir import ConvAttrs, Node, Op
+from sparsec.ir.attributes import ConvAttrs
+from sparsec.ir.graph import Node, Op
 
 Array: TypeAlias = NDArray[Any]
 

@@ -1,7 +1,7 @@
 """lowering: each node of the finished graph becomes one kernel call.
 
 A call says which kernel, which values it reads, which numbers it needs and how many tiles it has;
-``sparsec.planner`` turns calls into the plan's tables.
+``sparsec.planning.planner`` turns calls into the plan's tables.
 """
 
 from __future__ import annotations
@@ -9,22 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from sparsec.dims import Size, product, symbol
 from sparsec.errors import IRError, Unsupported
-from sparsec.expr import Expr
-from sparsec.ir import (
+from sparsec.ir.attributes import (
     AttentionAttrs,
-    Choice,
     ElementwiseAttrs,
     LayerNormAttrs,
     MatmulAttrs,
-    Node,
-    Op,
     SoftmaxAttrs,
     TirAttrs,
-    Type,
-    replace,
 )
+from sparsec.ir.dims import Size, product, symbol
+from sparsec.ir.expr import Expr
+from sparsec.ir.graph import Choice, Node, Op, replace
+from sparsec.ir.types import Type
 from sparsec.targets import lowering_moves, lowering_windows
 from sparsec.targets.calls import Call, Context, cycles_of, kernel_call, known, operator_call, panel_count
 from sparsec.targets.layers import is_convolution, is_depthwise

@@ -13,18 +13,10 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from sparsec.dims import Size, product
-from sparsec.ir import (
-    ConcatAttrs,
-    Node,
-    PadAttrs,
-    ReduceAttrs,
-    ResizeAttrs,
-    SliceAttrs,
-    TransposeAttrs,
-    Type,
-    replace,
-)
+from sparsec.ir.attributes import ConcatAttrs, PadAttrs, ReduceAttrs, ResizeAttrs, SliceAttrs, TransposeAttrs
+from sparsec.ir.dims import Size, product
+from sparsec.ir.graph import Node, replace
+from sparsec.ir.types import Type
 from sparsec.targets.calls import Call, Context, cycles_of, kernel_call, known, operator_call
 
 if TYPE_CHECKING:

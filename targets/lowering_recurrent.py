@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from sparsec.errors import Unsupported
-from sparsec.ir import Node, RecurrentAttrs
+from sparsec.ir.attributes import RecurrentAttrs
+from sparsec.ir.graph import Node
 from sparsec.targets.calls import Call, Context, kernel_call, known, written
 from sparsec.targets.target import Target
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import cast
 
-from sparsec.dims import Size
 from sparsec.errors import Unsupported
-from sparsec.ir import Node, PoolAttrs, replace
+from sparsec.ir.attributes import PoolAttrs
+from sparsec.ir.dims import Size
+from sparsec.ir.graph import Node, replace
 from sparsec.targets.calls import Call, Context, kernel_call, known
 from sparsec.targets.problem import counted_padding, pool_geometry, problem_of
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from sparsec.errors import BuildError
-from sparsec.ir import TirAttrs, Type
+from sparsec.ir.attributes import TirAttrs
+from sparsec.ir.types import Type
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,10 +10,11 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from sparsec.dims import Dim, Size
-from sparsec.expr import Arg, Expr, Scalar, walk
-from sparsec.ir import ResizeAttrs, TirAttrs, Type
-from sparsec.resampling import taps
+from sparsec.ir.attributes import ResizeAttrs, TirAttrs
+from sparsec.ir.dims import Dim, Size
+from sparsec.ir.expr import Arg, Expr, Scalar, walk
+from sparsec.ir.resampling import taps
+from sparsec.ir.types import Type
 
 
 def transpose(x: Type, axes: tuple[int, ...], result: Type) -> TirAttrs:
@@ -128,7 +129,7 @@ def _nothing_reduced(kind: str, result: Type) -> Any:
 def elementwise(expr: Expr, types: Sequence[Type], result: Type) -> TirAttrs:
     """An expression over arguments of any dtype that broadcast together.
 
-    Computes in the type ``sparsec.reference_expr.evaluate_expr`` names, the widest floating one, else
+    Computes in the type ``sparsec.reference.expr.evaluate_expr`` names, the widest floating one, else
     int64, but at least in float32.
     """
     from tvm import te

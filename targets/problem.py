@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from sparsec.dims import Size
-from sparsec.expr import Expr
-from sparsec.ir import ConvAttrs, MatmulAttrs, Node, Op, PoolAttrs, Type
+from sparsec.ir.attributes import ConvAttrs, MatmulAttrs, PoolAttrs
+from sparsec.ir.dims import Size
+from sparsec.ir.expr import Expr
+from sparsec.ir.graph import Node, Op
+from sparsec.ir.types import Type
 from sparsec.targets.cuda.cost import UNKNOWN_COLUMNS
 from sparsec.targets.geometry import Geometry
 from sparsec.targets.target import Problem, Target

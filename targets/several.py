@@ -17,14 +17,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from sparsec.errors import ConfigError
-from sparsec.ir import Node, Op
+from sparsec.ir.graph import Node, Op
 from sparsec.targets.kernels.portable import read_with
 from sparsec.targets.target import Kernel, Packing, Problem, Target
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sparsec.pattern import Pattern
+    from sparsec.sparsity.pattern import Pattern
 
 #: the setting that says for how many lanes a weight was packed
 _LANES = "lanes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sparsec.dims import Size
+from sparsec.ir.dims import Size
 from sparsec.runtime.plan import Expression, Operator
 
 

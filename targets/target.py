@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sparsec.expr import Expr
+from sparsec.ir.expr import Expr
 from sparsec.targets.geometry import Geometry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sparsec.pattern import Pattern
+    from sparsec.sparsity.pattern import Pattern
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 from kernel_cases import EPILOGUES, skewed, unstructured
 from kernel_harness import Case, rounding
 
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.kernels import active_gemv
 from sparsec.targets.target import Packing, Problem, Target
 

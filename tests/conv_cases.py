@@ -11,7 +11,7 @@ import numpy as np
 from kernel_cases import EPILOGUES, blocks_of_rows, groups_of_inputs, unstructured
 from kernel_harness import Case
 
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.geometry import Geometry
 from sparsec.targets.kernels import bsr_conv, csr_conv, dense_conv, nm_conv
 from sparsec.targets.target import Packing, Problem, Target

@@ -8,10 +8,30 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec import ir
-from sparsec.dims import Size, symbol, value
-from sparsec.expr import Arg, Expr, Scalar, call
-from sparsec.ir import Graph, Node, Op, Type
+from sparsec.ir.attributes import (
+    Attrs,
+    ConcatAttrs,
+    ConstAttrs,
+    ConvAttrs,
+    ElementwiseAttrs,
+    ItemAttrs,
+    LayerNormAttrs,
+    MatmulAttrs,
+    PadAttrs,
+    PoolAttrs,
+    RecurrentAttrs,
+    ReduceAttrs,
+    ResizeAttrs,
+    SliceAttrs,
+    SoftmaxAttrs,
+    TransposeAttrs,
+)
+from sparsec.ir.dims import Size, symbol, value
+from sparsec.ir.expr import Arg, Expr, Scalar, call
+from sparsec.ir.graph import Graph, Node, Op, outputs_of
+from sparsec.ir.types import Type
+from sparsec.ir.verify import verify
+from sparsec.ir.verify_windows import positions
 from sparsec.passes.algebra import broadcast
 from sparsec.passes.assign_layouts import assign_layouts
 from sparsec.passes.choose_format import choose_format
@@ -25,7 +45,6 @@ from sparsec.passes.pack_recurrent import pack_recurrent
 from sparsec.passes.simplify import simplify
 from sparsec.pipeline import Pass
 from sparsec.targets.x86 import AVX2
-from sparsec.verify_windows import positions
 
 Array: TypeAlias = NDArray[Any]
 #: (top, left, bottom, right)
@@ -59,7 +78,7 @@ class Build:
         op: Op,
         args: Sequence[str],
         shape: Sequence[Size],
-        attrs: ir.Attrs = None,
+        attrs: Attrs = None,
         dtype: str = "float32",
     ) -> str:
         name = f"{op}_{len(self.nodes)}"
@@ -75,7 +94,7 @@ class Build:
     def const(self, array: Any) -> str:
         found = np.asarray(array)
         found = found.astype(np.float32) if found.dtype == np.float64 else found
-        name = self.add(Op.CONST, (), found.shape, ir.ConstAttrs(), str(found.dtype))
+        name = self.add(Op.CONST, (), found.shape, ConstAttrs(), str(found.dtype))
         self.consts[name] = found
         return name
 
@@ -86,7 +105,7 @@ class Build:
     def elementwise(self, e: Expr, *args: str, dtype: str = "float32") -> str:
         shape = broadcast(self.shape(a) for a in args)
         assert shape is not None
-        return self.add(Op.ELEMENTWISE, args, shape, ir.ElementwiseAttrs(e), dtype)
+        return self.add(Op.ELEMENTWISE, args, shape, ElementwiseAttrs(e), dtype)
 
     def apply(self, function: str, *operands: str | float, dtype: str = "float32") -> str:
         args = [o for o in operands if isinstance(o, str)]
@@ -96,7 +115,7 @@ class Build:
     def matmul(self, x: str, w: str) -> str:
         left, right = self.shape(x), self.shape(w)
         leading = left[:-1] if len(right) == 2 else (*right[: max(0, len(right) - len(left))], *left[:-1])
-        return self.add(Op.MATMUL, (x, w), (*leading, right[-1]), ir.MatmulAttrs())
+        return self.add(Op.MATMUL, (x, w), (*leading, right[-1]), MatmulAttrs())
 
     def linear(self, x: str, outputs: int, bias: bool = True, zeros: float = 0.8) -> str:
         width = self.shape(x)[-1]
@@ -109,27 +128,27 @@ class Build:
 
     def transpose(self, x: str, *axes: int) -> str:
         shape = [self.shape(x)[a] for a in axes]
-        return self.add(Op.TRANSPOSE, (x,), shape, ir.TransposeAttrs(axes), self.nodes[x].type.dtype)
+        return self.add(Op.TRANSPOSE, (x,), shape, TransposeAttrs(axes), self.nodes[x].type.dtype)
 
     def softmax(self, x: str) -> str:
-        return self.add(Op.SOFTMAX, (x,), self.shape(x), ir.SoftmaxAttrs(len(self.shape(x)) - 1))
+        return self.add(Op.SOFTMAX, (x,), self.shape(x), SoftmaxAttrs(len(self.shape(x)) - 1))
 
     def layer_norm(self, x: str) -> str:
         width = self.shape(x)[-1]
         assert isinstance(width, int)
         return self.add(
-            Op.LAYER_NORM, (x, self.random(width), self.random(width)), self.shape(x), ir.LayerNormAttrs(1e-5)
+            Op.LAYER_NORM, (x, self.random(width), self.random(width)), self.shape(x), LayerNormAttrs(1e-5)
         )
 
     def reduce(self, kind: str, x: str, *axes: int, keepdims: bool = False) -> str:
         shape = [1 if i in axes else s for i, s in enumerate(self.shape(x)) if keepdims or i not in axes]
-        return self.add(Op.REDUCE, (x,), shape, ir.ReduceAttrs(kind, axes, keepdims))
+        return self.add(Op.REDUCE, (x,), shape, ReduceAttrs(kind, axes, keepdims))
 
     def conv(
         self, x: str, w: str, strides: tuple[int, int] = (1, 1), padding: Padding = (0, 0, 0, 0),
         dilation: tuple[int, int] = (1, 1), groups: int = 1,
     ) -> str:  # fmt: skip
-        attrs = ir.ConvAttrs(strides, padding, dilation, groups)
+        attrs = ConvAttrs(strides, padding, dilation, groups)
         spatial = self._windows(x, self.shape(w)[2:], strides, padding, dilation)
         return self.add(Op.CONV2D, (x, w), (self.shape(x)[0], self.shape(w)[0], *spatial), attrs)
 
@@ -144,7 +163,7 @@ class Build:
     def pool(
         self, kind: str, x: str, size: int, stride: int, around: int = 0, count_padding: bool = False
     ) -> str:
-        attrs = ir.PoolAttrs(kind, (size, size), (stride, stride), (around,) * 4, (1, 1), count_padding)
+        attrs = PoolAttrs(kind, (size, size), (stride, stride), (around,) * 4, (1, 1), count_padding)
         spatial = self._windows(x, (size, size), (stride, stride), (around,) * 4, (1, 1))
         return self.add(Op.POOL, (x,), (*self.shape(x)[:2], *spatial), attrs)
 
@@ -156,17 +175,17 @@ class Build:
 
     def resize(self, x: str, height: int, width: int, *method: str) -> str:
         return self.add(
-            Op.RESIZE, (x,), (*self.shape(x)[:2], height, width), ir.ResizeAttrs(*method or ("linear",))
+            Op.RESIZE, (x,), (*self.shape(x)[:2], height, width), ResizeAttrs(*method or ("linear",))
         )
 
     def concat(self, axis: int, *parts: str) -> str:
         shape = list(self.shape(parts[0]))
         for other in parts[1:]:
             shape[axis] = shape[axis] + self.shape(other)[axis]
-        return self.add(Op.CONCAT, parts, shape, ir.ConcatAttrs(axis))
+        return self.add(Op.CONCAT, parts, shape, ConcatAttrs(axis))
 
     def cut(self, x: str, begin: Sequence[int], step: Sequence[int], shape: Sequence[Size]) -> str:
-        return self.add(Op.SLICE, (x,), shape, ir.SliceAttrs(tuple(begin), tuple(step)))
+        return self.add(Op.SLICE, (x,), shape, SliceAttrs(tuple(begin), tuple(step)))
 
     def channels(self, x: str, first: int, last: int) -> str:
         """Channels from first up to, not including, last."""
@@ -176,9 +195,9 @@ class Build:
 
     def pad(self, x: str, before: Sequence[int], after: Sequence[int], fill: float = 0.0) -> str:
         shape = [s + b + a for s, b, a in zip(self.shape(x), before, after, strict=True)]
-        return self.add(Op.PAD, (x,), shape, ir.PadAttrs(tuple(before), fill))
+        return self.add(Op.PAD, (x,), shape, PadAttrs(tuple(before), fill))
 
-    def recurrent(self, x: str, attrs: ir.RecurrentAttrs, *states: str) -> list[str]:
+    def recurrent(self, x: str, attrs: RecurrentAttrs, *states: str) -> list[str]:
         """The items of a layer whose x (T, B, G * H) counts all gates."""
         steps, batch, columns = self.shape(x)
         assert isinstance(columns, int)
@@ -186,8 +205,8 @@ class Build:
         biases = (self.random(hidden),) if attrs.reset_after else ()
         args = (x, self.random(hidden, columns, zeros=0.5), *states, *biases)
         y = self.add(Op.RECURRENT, args, (steps, batch, hidden), attrs)
-        kinds = ir.outputs_of(self.nodes[y])
-        return [self.add(Op.ITEM, (y,), t.shape, ir.ItemAttrs(i)) for i, t in enumerate(kinds)]
+        kinds = outputs_of(self.nodes[y])
+        return [self.add(Op.ITEM, (y,), t.shape, ItemAttrs(i)) for i, t in enumerate(kinds)]
 
     def gelu(self, x: str) -> str:
         """As exporters spell it: the argument is read twice."""
@@ -198,7 +217,7 @@ class Build:
 
     def graph(self, *results: str) -> Graph:
         names = tuple(f"out{i}" for i in range(len(results)))
-        return ir.verify(Graph(tuple(self.nodes.values()), results, names, self.consts))
+        return verify(Graph(tuple(self.nodes.values()), results, names, self.consts))
 
 
 BATCH, LENGTH = symbol("batch"), symbol("length")
@@ -508,10 +527,10 @@ def recurrent_layers() -> Graph:
     """Two directions over one input, joined, then a layer whose last state alone is read."""
     b = Build()
     x, h = b.input(LENGTH, BATCH, 6), b.input(BATCH, 5)
-    forth, _, c = b.recurrent(b.linear(x, 20), ir.RecurrentAttrs("lstm"), h, b.const(np.zeros((1, 5))))
-    back = b.recurrent(b.linear(x, 5), ir.RecurrentAttrs("rnn", reverse=True), h)[0]
+    forth, _, c = b.recurrent(b.linear(x, 20), RecurrentAttrs("lstm"), h, b.const(np.zeros((1, 5))))
+    back = b.recurrent(b.linear(x, 5), RecurrentAttrs("rnn", reverse=True), h)[0]
     gates = b.linear(b.concat(2, forth, back), 12)
-    last = b.recurrent(gates, ir.RecurrentAttrs("gru", reset_after=True), b.random(1, 4))[1]
+    last = b.recurrent(gates, RecurrentAttrs("gru", reset_after=True), b.random(1, 4))[1]
     return b.graph(b.apply("tanh", b.linear(last, 3)), c)
 
 

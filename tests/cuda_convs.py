@@ -10,8 +10,8 @@ import numpy as np
 from conv_cases import Layer, convolve
 from cuda_layers import DTYPES, EPILOGUES, ROUNDING
 
-from sparsec.pattern import infer
-from sparsec.reference_expr import evaluate_expr
+from sparsec.reference.expr import evaluate_expr
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.interpreter.run import run
 from sparsec.targets.sizes import Sizes

@@ -9,9 +9,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from sparsec.expr import Arg, Expr, call, gelu, relu
-from sparsec.pattern import infer
-from sparsec.reference_expr import evaluate_expr
+from sparsec.ir.expr import Arg, Expr, call, gelu, relu
+from sparsec.reference.expr import evaluate_expr
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.interpreter.run import run
 from sparsec.targets.sizes import Sizes

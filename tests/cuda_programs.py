@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from sparsec.compiler import artifact
 from sparsec.errors import SparsecError
-from sparsec.ir import Graph, Node, replace
-from sparsec.planner import Planned, plan_program
-from sparsec.reference import evaluate
+from sparsec.ir.graph import Graph, Node, replace
+from sparsec.planning.planner import Planned, plan_program
+from sparsec.reference.evaluate import evaluate
 from sparsec.runtime import Program
 from sparsec.targets.calls import Call, Context
 from sparsec.targets.cuda import gpus
@@ -60,9 +60,9 @@ def program_on(
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sparsec.planner._makers", lambda _: [])
-        patch.setattr("sparsec.planner.link", lambda *_: cubin())
-        patch.setattr("sparsec.planner.lower", lowered)
+        patch.setattr("sparsec.planning.planner._makers", lambda _: [])
+        patch.setattr("sparsec.planning.planner.link", lambda *_: cubin())
+        patch.setattr("sparsec.planning.planner.lower", lowered)
         patch.setattr("sparsec.compiler.plan_program", planned)
         data = artifact(graph, target)
     major, minor = divmod(int(target.mcpu.removeprefix("sm_").rstrip("a")), 10)

@@ -9,7 +9,7 @@ import numpy as np
 from cuda_layers import DTYPES, EPILOGUES, ROUNDING
 from stencil_cases import Layer
 
-from sparsec.reference_expr import evaluate_expr
+from sparsec.reference.expr import evaluate_expr
 from sparsec.targets.cuda.interpreter.run import run
 from sparsec.targets.cuda.kernels import depthwise, pool
 from sparsec.targets.cuda.kernels.pool import Pooling

@@ -9,8 +9,10 @@ from typing import Any
 import ml_dtypes  # noqa: F401  (NumPy then knows bfloat16)
 import numpy as np
 
-from sparsec import dims, reference
-from sparsec.ir import Graph, Node, Op, Type, const_node
+from sparsec.ir import dims
+from sparsec.ir.graph import Graph, Node, Op, const_node
+from sparsec.ir.types import Type
+from sparsec.reference.evaluate import evaluate
 from sparsec.runtime.plan import Operator
 from sparsec.targets.calls import Call, Context, written
 from sparsec.targets.cuda import gpus
@@ -126,7 +128,7 @@ def assert_right(
     feeds = random_inputs(graph, bindings) if inputs is None else inputs
     got = interpreted(graph, feeds, bindings, target)
     with np.errstate(all="ignore"):
-        want = reference.evaluate(oracle or graph, feeds, dtype=np.float64)
+        want = evaluate(oracle or graph, feeds, dtype=np.float64)
     for name, node in zip(graph.outputs, (graph.node_map()[o] for o in graph.outputs), strict=True):
         expected, found = want[name], got[name].astype(np.float64)
         assert found.shape == expected.shape

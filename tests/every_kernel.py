@@ -43,7 +43,7 @@ from kernel_harness import GUARD_WORDS, Case, guards_hold, in_three_calls, make_
 from stencil_cases import depthwise_cases, pool_cases
 from tensor_cases import TENSOR_CASES
 
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.kernels import conv_plans, csr_conv, dense_conv
 from sparsec.targets.target import Problem, Target
 

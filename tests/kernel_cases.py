@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.special import erf, expit
 
-from sparsec import expr
-from sparsec.expr import Arg, Expr, Scalar, call
+from sparsec.ir import expr
+from sparsec.ir.expr import Arg, Expr, Scalar, call
 from sparsec.targets.kernels import (
     bitmask_gemv,
     bsr_spmm,

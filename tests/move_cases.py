@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from kernel_harness import Case
 
-from sparsec.dims import Size, symbol, value
-from sparsec.ir import ResizeAttrs
-from sparsec.resampling import taps
+from sparsec.ir.attributes import ResizeAttrs
+from sparsec.ir.dims import Size, symbol, value
+from sparsec.ir.resampling import taps
 from sparsec.targets.kernels import moves, reduce, resize
 from sparsec.targets.target import Target
 

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from kernel_harness import Case
 
-from sparsec.ir import Node, Op, RecurrentAttrs, Type
-from sparsec.reference_recurrent import recurrent as reference
+from sparsec.ir.attributes import RecurrentAttrs
+from sparsec.ir.graph import Node, Op
+from sparsec.ir.types import Type
+from sparsec.reference.recurrent import recurrent as reference
 from sparsec.targets.kernels import recurrent
 from sparsec.targets.target import Target
 

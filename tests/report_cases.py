@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 
 import sparsec
+from sparsec.explain.measured import measured
+from sparsec.explain.what_if import analysed, as_if_pruned, compared
 from sparsec.feeds import random
 from sparsec.frontends import import_model
-from sparsec.measured_report import measured
-from sparsec.prune import Pruning
+from sparsec.sparsity.prune import Pruning
 from sparsec.targets.x86 import AVX2
-from sparsec.what_if import analysed, as_if_pruned, compared
 
 RANDOM = np.random.default_rng(11)
 

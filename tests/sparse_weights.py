@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.pattern import Pattern, Spread
+from sparsec.sparsity.pattern import Pattern, Spread
 from sparsec.targets.target import Problem
 
 

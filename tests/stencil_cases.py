@@ -9,7 +9,7 @@ import numpy as np
 from kernel_harness import Case
 from scipy.special import expit
 
-from sparsec.expr import Arg, Scalar, call
+from sparsec.ir.expr import Arg, Scalar, call
 from sparsec.targets.geometry import Geometry
 from sparsec.targets.kernels import depthwise, pool
 from sparsec.targets.kernels.pool import Pooling

@@ -12,9 +12,9 @@ from move_cases import move_cases, reduce_cases, resize_cases
 from recurrent_cases import recurrent_cases
 from scipy import special
 
-from sparsec import expr
-from sparsec.dims import symbol
-from sparsec.expr import Arg, call
+from sparsec.ir import expr
+from sparsec.ir.dims import symbol
+from sparsec.ir.expr import Arg, call
 from sparsec.targets.kernels import attention, elementwise, matmul, normalize, relayout
 from sparsec.targets.target import Target
 

@@ -13,7 +13,7 @@ from kernel_cases import AVX2, AVX512, EPILOGUES, has_features, skewed, small_ca
 from kernel_harness import check_case, run_case
 
 from sparsec.passes.choose_format import candidates
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets import x86
 from sparsec.targets.kernels import active_gemv
 from sparsec.targets.target import Problem, Target

@@ -13,7 +13,7 @@ from conv_cases import layer, make_conv_case, problem_of
 from kernel_cases import unstructured
 
 from sparsec.errors import ConfigError
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets import arm
 from sparsec.targets.kernels import csr_conv
 from sparsec.targets.target import Target

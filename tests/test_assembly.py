@@ -27,7 +27,7 @@ from kernel_cases import (
     unstructured,
 )
 
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets import x86
 from sparsec.targets.build import module_of
 from sparsec.targets.kernels import bsr_conv, csr_conv, dense_conv

@@ -14,7 +14,7 @@ from conv_cases import conv_configs, layer, make_conv_case, weight_of
 from kernel_cases import unstructured
 from kernel_harness import make_case
 
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets import arm
 from sparsec.targets.build import module_of
 from sparsec.targets.kernels import (

@@ -15,15 +15,16 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 import sparsec
-from sparsec import bench, bench_engines
-from sparsec.bench import Comparison as Found
-from sparsec.bench import LayerTime, compare, difference, layer_times
-from sparsec.bench_engines import ENGINES, Absent, Bound, Engine, Task
-from sparsec.bench_show import as_json, fastest_of_ours, verdict
+from sparsec.bench import compare as comparing
+from sparsec.bench import engines
+from sparsec.bench.compare import Comparison as Found
+from sparsec.bench.compare import LayerTime, compare, difference, layer_times
+from sparsec.bench.engines import ENGINES, Absent, Bound, Engine, Task
+from sparsec.bench.measure import Timing
+from sparsec.bench.show import as_json, fastest_of_ours, verdict
 from sparsec.cli import app
 from sparsec.commands.bench import engines_asked_for
 from sparsec.errors import ConfigError
-from sparsec.measure import Timing
 
 REPORT = {"layers": [{"dense_bytes": 100, "sparsity": 0.9, "tokens": 1, "format": "csr"}]}
 
@@ -185,10 +186,10 @@ def test_our_own_dense_kernels_are_proposed_where_they_win() -> None:
 
 
 def test_engines_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = Engine("here", "numpy", bench_engines.bind_openvino)
-    gone = Engine("gone", "no-such-package", bench_engines.bind_openvino, readers=("nor_this",))
-    monkeypatch.setattr(bench_engines, "ENGINES", {"here": here, "gone": gone})
-    monkeypatch.setattr(bench_engines, "READERS", ("here", "gone"))
+    here = Engine("here", "numpy", engines.bind_openvino)
+    gone = Engine("gone", "no-such-package", engines.bind_openvino, readers=("nor_this",))
+    monkeypatch.setattr(engines, "ENGINES", {"here": here, "gone": gone})
+    monkeypatch.setattr(engines, "READERS", ("here", "gone"))
     assert engines_asked_for(None, False) == engines_asked_for("here, here", False) == [here]
     assert engines_asked_for(None, True) == engines_asked_for("none", False) == []
     with pytest.raises(ConfigError, match="gone: not installed; pip install no-such-package nor_this"):
@@ -216,7 +217,7 @@ def test_layers_found_faster_dense_are_timed_so(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layers = [LayerTime("first", "csr_spmm", 2e-3, 1e-3), LayerTime("second layer", "csr_spmm", 1e-3, 9e-3)]
-    monkeypatch.setattr(bench, "layer_times", lambda *_, **__: layers)
+    monkeypatch.setattr(comparing, "layer_times", lambda *_, **__: layers)
     cores = os.sched_getaffinity(0)
     try:
         command = ["bench", str(model), "--rounds", "2", "--against", "none", "--json"]

@@ -11,16 +11,16 @@ import pytest
 from kernel_cases import blocks_of_rows, groups_of_inputs, skewed, uneven, unstructured
 from rich.console import Console
 
-from sparsec.bound import LIMITS, bound_bytes, times_bound, traded
-from sparsec.explain import ranges, render
-from sparsec.ir import Graph
+from sparsec.explain.report import report_of
+from sparsec.explain.summary import totals_of
+from sparsec.explain.text import ranges, render
+from sparsec.ir.graph import Graph
 from sparsec.passes.assign_layouts import assign_layouts
 from sparsec.passes.choose_format import candidates, choose_format, stores_all
 from sparsec.passes.infer_patterns import infer_patterns
 from sparsec.passes.pack import pack
-from sparsec.pattern import infer
-from sparsec.report import report_of
-from sparsec.summary import totals_of
+from sparsec.sparsity.bound import LIMITS, bound_bytes, times_bound, traded
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.target import Problem, Target
 from sparsec.targets.x86 import AVX2, AVX512
 

@@ -23,7 +23,7 @@ from sparsec.calibrate import active_share
 from sparsec.compiler import artifact
 from sparsec.errors import InputError
 from sparsec.frontends import import_model
-from sparsec.reference import evaluate
+from sparsec.reference.evaluate import evaluate
 from sparsec.runtime import Program
 from sparsec.targets.x86 import AVX2, AVX512
 

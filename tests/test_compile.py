@@ -23,7 +23,7 @@ from scipy import sparse
 import sparsec
 from sparsec.compiler import artifact
 from sparsec.errors import ArtifactError, ModelError, Unsupported
-from sparsec.reference import evaluate
+from sparsec.reference.evaluate import evaluate
 from sparsec.runtime import Program
 from sparsec.targets.x86 import AVX2, AVX512, cpu_features
 

@@ -37,7 +37,7 @@ from kernel_cases import (
 )
 from kernel_harness import Case, check_case, run_case
 
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.build import module_of
 from sparsec.targets.kernels import bsr_conv, conv_plans, csr_conv, dense_conv, nm_conv
 from sparsec.targets.target import Target

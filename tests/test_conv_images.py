@@ -18,9 +18,9 @@ from kernel_cases import AVX2, EPILOGUES, SPLIT, has_features, unstructured
 from kernel_harness import Case, check_case, run_case
 
 from sparsec.compiler import artifact
-from sparsec.pattern import infer
-from sparsec.reference import evaluate
+from sparsec.reference.evaluate import evaluate
 from sparsec.runtime import Program
+from sparsec.sparsity.pattern import infer
 from sparsec.targets import x86
 from sparsec.targets.kernels import bsr_conv, csr_conv, nm_conv
 from sparsec.targets.target import Target

@@ -12,9 +12,11 @@ pytest.importorskip("tvm")
 from device_runs import DTYPES, assert_right, calls_of, functions, graph_of, random_inputs
 from sass import TARGETS, needs_nvcc, needs_sass, sass
 
-from sparsec.dims import symbol
 from sparsec.errors import Unsupported
-from sparsec.ir import AttentionAttrs, Graph, Op, Type
+from sparsec.ir.attributes import AttentionAttrs
+from sparsec.ir.dims import symbol
+from sparsec.ir.graph import Graph, Op
+from sparsec.ir.types import Type
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.build import kernel_cubin
 

@@ -10,7 +10,7 @@ from cuda_layers import DTYPES, check_layer, layer
 from sass import TARGETS, needs_sass, sass
 from sparse_weights import facts, layer_of, unstructured
 
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.kernels import bitmask_gemv, dense_gemv
 from sparsec.targets.cuda.parts import gap_runs, mask_stream

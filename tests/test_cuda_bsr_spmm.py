@@ -9,7 +9,7 @@ import pytest
 from cuda_layers import check_layer, layer, run_layer
 from sass import TARGETS, needs_sass, sass
 
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.kernels import bsr_spmm, dense_gemm
 from sparsec.targets.cuda.kernels.bsr_spmm import BLOCKS, TILES

@@ -33,8 +33,8 @@ def carried(driver: FakeDriver, case: Case, monkeypatch: pytest.MonkeyPatch) -> 
     """The program as it travels, every constant that is packed left behind, however small."""
     planned: list[Any] = []
     monkeypatch.setattr(cuda_build, "CARRIED_BYTES", 600)
-    monkeypatch.setattr("sparsec.planner._makers", lambda _: [])
-    monkeypatch.setattr("sparsec.planner.link", lambda *_: cubin())
+    monkeypatch.setattr("sparsec.planning.planner._makers", lambda _: [])
+    monkeypatch.setattr("sparsec.planning.planner.link", lambda *_: cubin())
     plan = cuda_build.plan_program
     monkeypatch.setattr(cuda_build, "plan_program", lambda *a: planned.append(plan(*a)) or planned[-1])
     made = cuda_build.built(case, (case.kernels or ("",))[0])

@@ -14,7 +14,7 @@ from cuda_layers import DTYPES, EPILOGUES
 from kernel_cases import skewed, unstructured
 from sass import TARGETS, needs_sass, sass
 
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.kernels import csr_conv, dense_conv
 from sparsec.targets.cuda.parts import conv_rows

@@ -10,7 +10,7 @@ from cuda_layers import check_layer, layer, run_layer
 from sass import TARGETS, needs_sass, sass
 from sparse_weights import facts, layer_of, unstructured
 
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.kernels import csr_spmm, dense_gemm
 from sparsec.targets.target import Packing

@@ -9,7 +9,7 @@ import pytest
 from cuda_layers import check_layer, layer
 from sass import TARGETS, needs_sass, sass
 
-from sparsec.pattern import Pattern, infer
+from sparsec.sparsity.pattern import Pattern, infer
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.kernels import dense_gemm
 from sparsec.targets.cuda.kernels.dense_gemm import FLOAT_TILINGS, GROUPED, TILINGS

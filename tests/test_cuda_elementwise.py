@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from sparsec.expr import FUNCTIONS, Arg, Call, Scalar, call, gelu, relu
-from sparsec.reference_expr import evaluate_expr
+from sparsec.ir.expr import FUNCTIONS, Arg, Call, Scalar, call, gelu, relu
+from sparsec.reference.expr import evaluate_expr
 from sparsec.targets.cuda.interpreter.run import run
 from sparsec.targets.cuda.kernels.elementwise import THREADS, Shape, emit
 from sparsec.targets.kernels.elementwise import merge

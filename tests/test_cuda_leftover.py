@@ -21,9 +21,12 @@ from sass import TARGETS, needs_sass, sass
 from tvm.script import tirx as T
 
 from sparsec.errors import Unsupported
-from sparsec.expr import FUNCTIONS
 from sparsec.frontends import import_model
-from sparsec.ir import Graph, Node, Op, TirAttrs, Type, verify
+from sparsec.ir.attributes import TirAttrs
+from sparsec.ir.expr import FUNCTIONS
+from sparsec.ir.graph import Graph, Node, Op
+from sparsec.ir.types import Type
+from sparsec.ir.verify import verify
 from sparsec.targets.calls import Context
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.leftover.nests import operator
@@ -103,7 +106,7 @@ def test_reductions_of_other_dtypes(driver: FakeDriver, kind: str) -> None:
 
 
 def _reduction(kind: str, axes: tuple[int, ...]) -> Any:
-    from sparsec.ir import ReduceAttrs
+    from sparsec.ir.attributes import ReduceAttrs
 
     return ReduceAttrs(kind, axes, False)
 

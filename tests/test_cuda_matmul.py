@@ -12,10 +12,12 @@ pytest.importorskip("tvm")
 from device_runs import DTYPES, assert_right, calls_of, functions, graph_of, poison, random_inputs
 from sass import TARGETS, needs_nvcc, needs_sass, sass
 
-from sparsec.dims import symbol
 from sparsec.errors import Unsupported
-from sparsec.expr import Arg, relu
-from sparsec.ir import Graph, MatmulAttrs, Op, Type
+from sparsec.ir.attributes import MatmulAttrs
+from sparsec.ir.dims import symbol
+from sparsec.ir.expr import Arg, relu
+from sparsec.ir.graph import Graph, Op
+from sparsec.ir.types import Type
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.build import kernel_cubin
 from sparsec.targets.cuda.interpreter.run import run

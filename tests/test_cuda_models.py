@@ -26,7 +26,7 @@ import sparsec
 from sparsec.compiler import artifact
 from sparsec.errors import ArtifactError
 from sparsec.frontends import import_model
-from sparsec.ir import Graph, replace
+from sparsec.ir.graph import Graph, replace
 from sparsec.runtime import Program
 from sparsec.runtime.artifact import manifest_of
 from sparsec.targets.cuda import gpus

@@ -17,10 +17,10 @@ from cuda_programs import check, names_of
 from fake_cuda.driver import FakeDriver
 from sass import TARGETS, needs_sass, sass
 
-from sparsec import ir
-from sparsec.dims import Size, value
-from sparsec.ir import Graph, Op, ResizeAttrs
-from sparsec.resampling import COORDINATES, ROUNDINGS
+from sparsec.ir.attributes import Attrs, ResizeAttrs
+from sparsec.ir.dims import Size, value
+from sparsec.ir.graph import Graph, Op
+from sparsec.ir.resampling import COORDINATES, ROUNDINGS
 from sparsec.targets.calls import Call, Context
 from sparsec.targets.cuda.kernels.moves import in_units
 from sparsec.targets.cuda.kernels.transpose import Tiles
@@ -43,7 +43,7 @@ class Moves(Build):
         self.dtype = dtype
 
     def add(
-        self, op: Op, args: Sequence[str], shape: Sequence[Size], attrs: ir.Attrs = None, dtype: str = "",
+        self, op: Op, args: Sequence[str], shape: Sequence[Size], attrs: Attrs = None, dtype: str = "",
     ) -> str:  # fmt: skip
         return super().add(op, args, shape, attrs, self.dtype)
 

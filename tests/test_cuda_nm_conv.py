@@ -12,7 +12,7 @@ from cuda_layers import EPILOGUES
 from kernel_cases import groups_of_inputs, unstructured
 from sass import TARGETS, needs_sass, sass
 
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.kernels import dense_conv, nm_conv
 from sparsec.targets.target import Packing, Target

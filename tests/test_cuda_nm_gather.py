@@ -9,7 +9,7 @@ import pytest
 from cuda_layers import check_layer, layer, run_layer
 from sass import TARGETS, needs_sass, sass
 
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.kernels import dense_gemm, nm_gather, nm_spmm
 from sparsec.targets.cuda.kernels.nm_gather import TILES

@@ -12,8 +12,10 @@ pytest.importorskip("tvm")
 from device_runs import DTYPES, assert_right, functions, graph_of, interpreted, random
 from sass import TARGETS, needs_nvcc, needs_sass, sass
 
-from sparsec.dims import symbol
-from sparsec.ir import Graph, LayerNormAttrs, Op, SoftmaxAttrs, Type
+from sparsec.ir.attributes import LayerNormAttrs, SoftmaxAttrs
+from sparsec.ir.dims import symbol
+from sparsec.ir.graph import Graph, Op
+from sparsec.ir.types import Type
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.build import kernel_cubin
 

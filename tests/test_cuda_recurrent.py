@@ -12,9 +12,11 @@ pytest.importorskip("tvm")
 from device_runs import DTYPES, assert_right, calls_of, functions, graph_of, random, random_inputs
 from sass import TARGETS, needs_nvcc, needs_sass, sass
 
-from sparsec.dims import symbol
 from sparsec.errors import Unsupported
-from sparsec.ir import Graph, ItemAttrs, Node, Op, RecurrentAttrs, Type, replace
+from sparsec.ir.attributes import ItemAttrs, RecurrentAttrs
+from sparsec.ir.dims import symbol
+from sparsec.ir.graph import Graph, Node, Op, replace
+from sparsec.ir.types import Type
 from sparsec.passes.pack_recurrent import pack_recurrent
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.build import kernel_cubin

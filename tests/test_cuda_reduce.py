@@ -13,8 +13,10 @@ pytest.importorskip("tvm")
 from device_runs import DTYPES, assert_right, calls_of, functions, graph_of, random
 from sass import TARGETS, needs_nvcc, needs_sass, sass
 
-from sparsec.dims import symbol
-from sparsec.ir import Graph, Op, ReduceAttrs, Type
+from sparsec.ir.attributes import ReduceAttrs
+from sparsec.ir.dims import symbol
+from sparsec.ir.graph import Graph, Op
+from sparsec.ir.types import Type
 from sparsec.targets.cuda import gpus
 from sparsec.targets.cuda.build import kernel_cubin
 

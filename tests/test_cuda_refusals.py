@@ -22,7 +22,7 @@ from fake_cuda.driver import (
 from runtime_models import BEGIN, SCRATCH, PlanBuilder, compile_code, pointer, twice_model
 
 from sparsec.errors import ArtifactError, InputError
-from sparsec.foreign import foreign_program
+from sparsec.planning.foreign import foreign_program
 from sparsec.runtime import Program
 from sparsec.runtime.artifact import to_bytes
 from sparsec.runtime.plan import Isa

@@ -12,7 +12,7 @@ from fake_cuda.driver import FakeDriver
 from test_cuda_bsr_spmm import blocks
 from test_cuda_nm_gather import shared
 
-from sparsec.ir import Graph
+from sparsec.ir.graph import Graph
 from sparsec.targets.cuda import gpus
 
 __all__ = ["driver", "loaded"]

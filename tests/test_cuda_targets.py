@@ -20,7 +20,7 @@ from test_cli import refusal, sparsec
 
 from sparsec import analyze, compile
 from sparsec.errors import ArtifactError, BuildError, ConfigError
-from sparsec.ir import Graph, Op, replace
+from sparsec.ir.graph import Graph, Op, replace
 from sparsec.passes.lower_precision import lower_precision
 from sparsec.runtime import Program
 from sparsec.targets.cuda import gpus

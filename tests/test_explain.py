@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sparsec.explain import render
-from sparsec.prune import Pruning
-from sparsec.summary import Times, next_speed_up, number, shares_of, times_of, totals_of
+from sparsec.explain.summary import Times, next_speed_up, number, shares_of, times_of, totals_of
+from sparsec.explain.text import render
+from sparsec.sparsity.prune import Pruning
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("tvm")
 
 from sparsec.errors import ModelError  # noqa: E402
+from sparsec.explain.what_if import analysed, as_if_pruned  # noqa: E402
 from sparsec.frontends import import_model  # noqa: E402
 from sparsec.targets.x86 import AVX2  # noqa: E402
-from sparsec.what_if import analysed, as_if_pruned  # noqa: E402
 
 from .report_cases import RANDOM, layer, measured_report, pruned, residual  # noqa: E402
 from .test_cli import DIGITS, refusal, sparsec  # noqa: E402

@@ -264,6 +264,6 @@ def test_bad_options() -> None:
 
 def test_import_is_light() -> None:
     heavy = "[m for m in ('scipy', 'tvm', 'torch') if m in sys.modules]"
-    code = f"import sys, sparsec.formats, sparsec.pattern; print({heavy})"
+    code = f"import sys, sparsec.formats, sparsec.sparsity.pattern; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

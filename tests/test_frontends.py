@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sparsec.dims import symbol
 from sparsec.errors import ModelError
 from sparsec.frontends import import_model
 from sparsec.frontends.from_scipy import from_scipy
-from sparsec.ir import Op
-from sparsec.reference import evaluate
+from sparsec.ir.dims import symbol
+from sparsec.ir.graph import Op
+from sparsec.reference.evaluate import evaluate
 
 RNG = np.random.default_rng(3)
 

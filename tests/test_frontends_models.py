@@ -14,8 +14,9 @@ pytest.importorskip("tvm")
 
 from sparsec.errors import Unsupported  # noqa: E402
 from sparsec.frontends.from_onnx import from_onnx  # noqa: E402
-from sparsec.ir import Graph, Op, is_dynamic  # noqa: E402
-from sparsec.reference import evaluate  # noqa: E402
+from sparsec.ir.graph import Graph, Op  # noqa: E402
+from sparsec.ir.types import is_dynamic  # noqa: E402
+from sparsec.reference.evaluate import evaluate  # noqa: E402
 from sparsec.targets.opaque import run  # noqa: E402
 
 #: imported with the sizes the model leaves open

@@ -15,11 +15,11 @@ pytest.importorskip("tvm")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from sparsec.dims import symbol  # noqa: E402
 from sparsec.errors import ModelError, Unsupported  # noqa: E402
 from sparsec.frontends.from_onnx import from_onnx, input_shapes  # noqa: E402
-from sparsec.ir import Graph, Op  # noqa: E402
-from sparsec.reference import evaluate  # noqa: E402
+from sparsec.ir.dims import symbol  # noqa: E402
+from sparsec.ir.graph import Graph, Op  # noqa: E402
+from sparsec.reference.evaluate import evaluate  # noqa: E402
 from sparsec.targets.opaque import run  # noqa: E402
 
 RNG = np.random.default_rng(20)

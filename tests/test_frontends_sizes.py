@@ -14,7 +14,7 @@ pytest.importorskip("tvm")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from sparsec.frontends.from_onnx import from_onnx  # noqa: E402
-from sparsec.reference import evaluate  # noqa: E402
+from sparsec.reference.evaluate import evaluate  # noqa: E402
 from sparsec.targets.opaque import run  # noqa: E402
 
 

@@ -14,12 +14,12 @@ pytest.importorskip("tvm")
 from torch import nn  # noqa: E402
 from torch.nn.utils import parametrizations, prune  # noqa: E402
 
-from sparsec.dims import symbol  # noqa: E402
 from sparsec.errors import ModelError, Unsupported  # noqa: E402
 from sparsec.frontends import import_model  # noqa: E402
 from sparsec.frontends.from_torch import from_exported, from_torch  # noqa: E402
-from sparsec.ir import Graph, Op  # noqa: E402
-from sparsec.reference import evaluate  # noqa: E402
+from sparsec.ir.dims import symbol  # noqa: E402
+from sparsec.ir.graph import Graph, Op  # noqa: E402
+from sparsec.reference.evaluate import evaluate  # noqa: E402
 from sparsec.targets.opaque import run  # noqa: E402
 
 

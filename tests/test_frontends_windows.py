@@ -14,8 +14,9 @@ pytest.importorskip("tvm")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from sparsec.frontends.from_onnx import from_onnx  # noqa: E402
-from sparsec.ir import Graph, Op, TirAttrs  # noqa: E402
-from sparsec.reference import evaluate  # noqa: E402
+from sparsec.ir.attributes import TirAttrs  # noqa: E402
+from sparsec.ir.graph import Graph, Op  # noqa: E402
+from sparsec.reference.evaluate import evaluate  # noqa: E402
 from sparsec.targets.opaque import run  # noqa: E402
 
 RNG = np.random.default_rng(31)

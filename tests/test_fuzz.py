@@ -16,8 +16,8 @@ from onnx_graphs import Array, Model, random_model  # noqa: E402
 
 import sparsec  # noqa: E402
 from sparsec.frontends.from_onnx import from_onnx  # noqa: E402
-from sparsec.ir import Graph, Op  # noqa: E402
-from sparsec.reference import evaluate  # noqa: E402
+from sparsec.ir.graph import Graph, Op  # noqa: E402
+from sparsec.reference.evaluate import evaluate  # noqa: E402
 
 SEEDS = range(56)
 NETWORK_SEEDS = range(40)

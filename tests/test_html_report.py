@@ -19,8 +19,8 @@ pytest.importorskip("matplotlib")
 
 import sparsec
 from sparsec.errors import ConfigError
-from sparsec.html_report import page as page_of
-from sparsec.html_report import write
+from sparsec.explain.html import page as page_of
+from sparsec.explain.html import write
 from sparsec.targets.x86 import AVX2
 
 from .browser import browser
@@ -75,7 +75,7 @@ def test_a_page_of_what_is_known_without_running(tmp_path: Path) -> None:
 def test_a_page_needs_the_extra() -> None:
     code = (
         "import sys; sys.modules['jinja2'] = None\n"
-        "from sparsec.html_report.page import check\n"
+        "from sparsec.explain.html.page import check\n"
         "try: check()\nexcept Exception as error: print(type(error).__name__, error)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

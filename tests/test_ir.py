@@ -11,18 +11,22 @@ import numpy as np
 import pytest
 from corpus import BATCH, LENGTH, TARGET
 
-from sparsec import dims, expr, ir, pipeline, printer
-from sparsec.dims import product
+from sparsec import pipeline
 from sparsec.errors import IRError
-from sparsec.expr import Arg, Scalar, call
-from sparsec.ir import Choice, Graph, Layout, Node, Op, Type, const_node
+from sparsec.ir import dims, expr, printer
+from sparsec.ir.attributes import ElementwiseAttrs, MatmulAttrs
+from sparsec.ir.dims import product
+from sparsec.ir.expr import Arg, Scalar, call
+from sparsec.ir.graph import Choice, Graph, Node, Op, const_node, fresh_name, with_nodes
+from sparsec.ir.types import Layout, Type
+from sparsec.ir.verify import verify
 from sparsec.passes.fuse_attention import fuse_attention
 from sparsec.passes.fuse_elementwise import fuse_elementwise
 from sparsec.passes.simplify import simplify
 
 W = np.ones((4, 3), np.float32)
 X = Node("x", Op.INPUT, (), Type((BATCH, 4)))
-Y = Node("y", Op.MATMUL, ("x", "w"), Type((BATCH, 3)), ir.MatmulAttrs())
+Y = Node("y", Op.MATMUL, ("x", "w"), Type((BATCH, 3)), MatmulAttrs())
 
 
 def graph(*nodes: Node, outputs: tuple[str, ...] = ("x",), names: tuple[str, ...] | None = None) -> Graph:
@@ -33,7 +37,7 @@ BROKEN: tuple[tuple[Graph, str], ...] = (
     (graph(X, X), r"^x: two nodes have this name$"),
     (graph(X, Y), r"^y \(matmul\): reads w, which no earlier node makes$"),
     (
-        graph(X, replace(X, name="y", attrs=ir.MatmulAttrs())),
+        graph(X, replace(X, name="y", attrs=MatmulAttrs())),
         r"^y \(input\): attrs must be NoneType, not MatmulAttrs$",
     ),
     (graph(X, const_node("w", W), replace(Y, attrs=None)), r"^y \(matmul\): attrs must be MatmulAttrs"),
@@ -55,18 +59,18 @@ BROKEN: tuple[tuple[Graph, str], ...] = (
 @pytest.mark.parametrize(("broken", "message"), BROKEN)
 def test_verify_names_node_and_rule(broken: Graph, message: str) -> None:
     with pytest.raises(IRError, match=message):
-        ir.verify(broken)
+        verify(broken)
 
 
 @pytest.mark.parametrize("make", corpus.CORPUS, ids=lambda f: f.__name__)
 def test_verify_returns_a_good_graph(make: Callable[[], Graph]) -> None:
     good = make()
-    assert ir.verify(good) is good
+    assert verify(good) is good
 
 
 def test_with_nodes_drops_the_dead_but_no_input() -> None:
     other = replace(X, name="unused")
-    kept = ir.with_nodes(graph(X), [X, other, const_node("w", W), Y], outputs=("x",))
+    kept = with_nodes(graph(X), [X, other, const_node("w", W), Y], outputs=("x",))
     assert [n.name for n in kept.nodes] == ["x", "unused"]
     assert not kept.consts
 
@@ -78,8 +82,8 @@ def test_same_as_compares_constants_by_bytes() -> None:
 
 
 def test_fresh_name_takes_the_first_free() -> None:
-    assert ir.fresh_name("a", ["b"]) == "a"
-    assert ir.fresh_name("a", {"a", "a_1"}) == "a_2"
+    assert fresh_name("a", ["b"]) == "a"
+    assert fresh_name("a", {"a", "a_1"}) == "a_2"
 
 
 def test_sizes_have_one_normal_form() -> None:
@@ -133,5 +137,5 @@ def test_long_expressions_are_cut() -> None:
     e: expr.Expr = Scalar(1.0)
     for _ in range(60):
         e = call("add", e, e)
-    line = printer.line(Node("y", Op.ELEMENTWISE, ("x",), Type((3,)), ir.ElementwiseAttrs(e)))
+    line = printer.line(Node("y", Op.ELEMENTWISE, ("x",), Type((3,)), ElementwiseAttrs(e)))
     assert len(line) < 160 and line.endswith("...")

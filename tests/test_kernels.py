@@ -38,7 +38,7 @@ from kernel_cases import (
 from kernel_harness import Case, check_case, make_case, run_case
 from tensor_cases import TENSOR_CASES
 
-from sparsec.pattern import infer
+from sparsec.sparsity.pattern import infer
 from sparsec.targets import x86
 from sparsec.targets.cost import stream_cycles
 from sparsec.targets.target import Problem, Target

@@ -19,7 +19,7 @@ FOLDERS = {
     "targets": "sparsec.targets",
 }
 #: what everyone may use: facts and words, no behaviour of any part
-COMMON = ("errors", "config", "dims", "expr", "progress")
+COMMON = ("errors", "config", "ir.dims", "ir.expr", "progress")
 
 #: Parts of the package in the order in which imports run; a part names the parts it may import.
 #: Anything under ``if TYPE_CHECKING`` is no import: it loads nothing.
@@ -41,18 +41,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 PARTS = {
     **{f"sparsec.{name}": "common" for name in COMMON},
     "sparsec.formats": "formats",
-    "sparsec.pattern": "measured",
-    "sparsec.structure": "measured",
-    "sparsec.evidence": "measured",
+    "sparsec.sparsity": "measured",
+    "sparsec.sparsity.bound": "meaning",
+    "sparsec.sparsity.picture": "pictures",
+    "sparsec.sparsity.prune": "meaning",
     "sparsec.ir": "ir",
-    "sparsec.verify_windows": "ir",
+    "sparsec.ir.printer": "meaning",
     "sparsec.reference": "meaning",
-    "sparsec.reference_expr": "meaning",
-    "sparsec.reference_operators": "meaning",
-    "sparsec.reference_recurrent": "meaning",
-    "sparsec.reference_windows": "meaning",
-    "sparsec.resampling": "ir",
-    "sparsec.printer": "meaning",
     "sparsec.runtime": "runtime",
     "sparsec.feeds": "runtime",
     "sparsec.targets.target": "target",
@@ -63,12 +58,11 @@ PARTS = {
     "sparsec.__main__": "shown",
     "sparsec.cli": "shown",
     "sparsec.commands": "shown",
-    "sparsec.explain": "shown",
-    "sparsec.html_report": "shown",
-    "sparsec.picture": "pictures",
-    "sparsec.bench": "shown",
-    "sparsec.bench_engines": "engines",
-    "sparsec.bench_show": "shown",
+    "sparsec.explain.html": "shown",
+    "sparsec.explain.text": "shown",
+    "sparsec.bench.compare": "shown",
+    "sparsec.bench.engines": "engines",
+    "sparsec.bench.show": "shown",
 }
 #: library -> the parts that may import it
 HEAVY = {

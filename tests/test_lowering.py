@@ -18,12 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_models import Array, assert_close, onnxruntime_run, pruned
 
 import sparsec
-from sparsec import ir
 from sparsec.compiler import artifact
-from sparsec.dims import Size, symbol, value
-from sparsec.expr import FUNCTIONS, Arg, call
-from sparsec.ir import Graph, Op
-from sparsec.reference import evaluate
+from sparsec.ir.attributes import ElementwiseAttrs
+from sparsec.ir.dims import Size, symbol, value
+from sparsec.ir.expr import FUNCTIONS, Arg, call
+from sparsec.ir.graph import Graph, Op
+from sparsec.reference.evaluate import evaluate
 from sparsec.runtime import Program
 
 RNG = np.random.default_rng(29)
@@ -59,7 +59,7 @@ def test_every_function_in_every_other_dtype(dtype: str) -> None:
     outputs = []
     for name in names:
         count = FUNCTIONS[name]
-        attrs = ir.ElementwiseAttrs(call(name, *map(Arg, range(count))))
+        attrs = ElementwiseAttrs(call(name, *map(Arg, range(count))))
         outputs.append(b.add(Op.ELEMENTWISE, args[:count], (BATCH, 7), attrs, dtype))
     graph = b.graph(*outputs)
     inputs = {n: argument(dtype, shape) for n, shape in zip(args, [(5, 7), (7,), (5, 1)], strict=True)}

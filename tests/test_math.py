@@ -13,8 +13,8 @@ from kernel_cases import AVX2, AVX512, has_features
 from kernel_harness import call, fenced, guarded, guards_hold
 from scipy import special
 
-from sparsec import expr
-from sparsec.expr import FUNCTIONS, Arg, Expr
+from sparsec.ir import expr
+from sparsec.ir.expr import FUNCTIONS, Arg, Expr
 from sparsec.targets.build import module_of
 from sparsec.targets.kernels import math
 from sparsec.targets.kernels.builder import Kernel, prim_func

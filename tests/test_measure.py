@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sparsec.measure import Timing, Turn, interleaved, spelled
+from sparsec.bench.measure import Timing, Turn, interleaved, spelled
 
 
 def busy(seconds: float) -> Callable[[], None]:

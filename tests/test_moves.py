@@ -15,14 +15,14 @@ from kernel_cases import AVX2, SPLIT, has_features
 from kernel_harness import check_case
 from move_cases import concat_case, pad_case, reduce_case, resize_case, slice_case, transpose_case
 
-from sparsec import ir
 from sparsec.compiler import artifact
-from sparsec.dims import Size, value
-from sparsec.expr import Arg, call
-from sparsec.ir import Graph, Op, ResizeAttrs
-from sparsec.reference import evaluate
+from sparsec.ir.attributes import ConcatAttrs, ElementwiseAttrs, PadAttrs, ResizeAttrs, SliceAttrs
+from sparsec.ir.dims import Size, value
+from sparsec.ir.expr import Arg, call
+from sparsec.ir.graph import Graph, Op
+from sparsec.planning.sharing import Sharing
+from sparsec.reference.evaluate import evaluate
 from sparsec.runtime import Program
-from sparsec.sharing import Sharing
 from sparsec.targets.calls import Context
 from sparsec.targets.kernels import moves, reduce
 from sparsec.targets.lowering import lower
@@ -169,10 +169,10 @@ def test_open_lengths_are_joined_and_cut() -> None:
 def test_other_dtypes(dtype: str) -> None:
     b = Build()
     x, z = b.input(BATCH, 3, 5, 7, dtype=dtype), b.input(BATCH, 2, 5, 7, dtype=dtype)
-    y = b.add(Op.CONCAT, (x, z), (BATCH, 5, 5, 7), ir.ConcatAttrs(1), dtype)
-    cut = b.add(Op.SLICE, (y,), (BATCH, 2, 5, 3), ir.SliceAttrs((0, 1, 0, 1), (1, 2, 1, 2)), dtype)
-    padded = b.add(Op.PAD, (x,), (BATCH, 3, 7, 8), ir.PadAttrs((0, 0, 2, 0), 1.0), dtype)
-    zeros = b.add(Op.PAD, (x,), (BATCH, 3, 7, 8), ir.PadAttrs((0, 0, 2, 0)), dtype)
+    y = b.add(Op.CONCAT, (x, z), (BATCH, 5, 5, 7), ConcatAttrs(1), dtype)
+    cut = b.add(Op.SLICE, (y,), (BATCH, 2, 5, 3), SliceAttrs((0, 1, 0, 1), (1, 2, 1, 2)), dtype)
+    padded = b.add(Op.PAD, (x,), (BATCH, 3, 7, 8), PadAttrs((0, 0, 2, 0), 1.0), dtype)
+    zeros = b.add(Op.PAD, (x,), (BATCH, 3, 7, 8), PadAttrs((0, 0, 2, 0)), dtype)
     run(b.graph(y, cut, padded, zeros, b.transpose(y, 0, 2, 3, 1)), batch=2)
 
 
@@ -249,10 +249,10 @@ def test_carried_operators_keep_their_alignment(size: int) -> None:
     """They are compiled for addresses that are multiples of 64."""
     b = Build()
     x = b.input(3, size, dtype="float16")
-    wide = b.add(Op.ELEMENTWISE, (x,), (3, size), ir.ElementwiseAttrs(call("exp", Arg(0))))
+    wide = b.add(Op.ELEMENTWISE, (x,), (3, size), ElementwiseAttrs(call("exp", Arg(0))))
     joined = b.concat(0, b.apply("exp", b.input(1, size)), wide)
     row = b.cut(joined, (1, 0), (1, 1), (2, size))
-    attrs = ir.ElementwiseAttrs(call("tanh", Arg(0)))
+    attrs = ElementwiseAttrs(call("tanh", Arg(0)))
     narrow = b.add(Op.ELEMENTWISE, (row,), (2, size), attrs, "float16")
     graph = b.graph(narrow, b.apply("neg", joined))
     assert ("slice" in steps(graph)) == ("concat" in steps(graph)) == (size % 16 != 0)

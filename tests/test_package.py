@@ -58,7 +58,7 @@ def test_wheel_serves_later_pythons_and_holds_everything(built: Path) -> None:
         metadata = next(archive.read(n).decode() for n in names if n.endswith("METADATA"))
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"sparsec"}
     assert {"sparsec/py.typed", "sparsec/runtime/_executor.abi3.so", "sparsec/runtime/csrc/shim.c"} <= names
-    assert "sparsec/html_report/template.html" in names
+    assert "sparsec/explain/html/template.html" in names
     for name in ("include/sparsec.h", "lib/libsparsec.so", "lib/pkgconfig/sparsec.pc", "example.c"):
         assert f"sparsec/runtime/{name}" in names
     sources = {f"sparsec/runtime/csrc/{p.name}" for p in (ROOT / "runtime" / "csrc").glob("*.[ch]")}

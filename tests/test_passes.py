@@ -11,22 +11,14 @@ import numpy as np
 import pytest
 from corpus import BEFORE, CORPUS, PASSES, TARGET, Build, random_graph, random_inputs
 
-from sparsec import expr, pipeline, printer
+from sparsec import pipeline
 from sparsec.errors import IRError
-from sparsec.expr import Arg, Scalar, call
-from sparsec.ir import (
-    AttentionAttrs,
-    ConstAttrs,
-    Graph,
-    MatmulAttrs,
-    Node,
-    Op,
-    TirAttrs,
-    Type,
-    replace,
-    verify,
-    with_nodes,
-)
+from sparsec.ir import expr, printer
+from sparsec.ir.attributes import AttentionAttrs, ConstAttrs, MatmulAttrs, TirAttrs
+from sparsec.ir.expr import Arg, Scalar, call
+from sparsec.ir.graph import Graph, Node, Op, replace, with_nodes
+from sparsec.ir.types import Type
+from sparsec.ir.verify import verify
 from sparsec.passes.algebra import broadcast, simplify_expr
 from sparsec.passes.assign_layouts import FEW_TOKENS, assign_layouts
 from sparsec.passes.choose_format import choose_format
@@ -38,7 +30,7 @@ from sparsec.passes.infer_patterns import infer_patterns
 from sparsec.passes.pack import pack
 from sparsec.passes.simplify import simplify
 from sparsec.pipeline import Pass
-from sparsec.reference import evaluate
+from sparsec.reference.evaluate import evaluate
 from sparsec.targets.target import Target
 
 ALL = (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from sparsec.pattern import (
+from sparsec.sparsity.pattern import (
     BLOCK_SIZES,
     GROUP_SIZES,
     BlockFit,

@@ -10,8 +10,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sparsec.explain import FEW, render
-from sparsec.picture import COLUMNS, ROWS, coloured, densities, in_colours, in_shades, pixels, raster, shaded
+from sparsec.explain.text import FEW, render
+from sparsec.sparsity.picture import (
+    COLUMNS,
+    ROWS,
+    coloured,
+    densities,
+    in_colours,
+    in_shades,
+    pixels,
+    raster,
+    shaded,
+)
 
 RANDOM = np.random.default_rng(3)
 

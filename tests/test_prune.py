@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sparsec.errors import ConfigError
-from sparsec.pattern import infer
-from sparsec.prune import Pruning, largest_blocks, largest_of_groups, pruning_of
+from sparsec.sparsity.pattern import infer
+from sparsec.sparsity.prune import Pruning, largest_blocks, largest_of_groups, pruning_of
 
 RANDOM = np.random.default_rng(5)
 

@@ -19,10 +19,11 @@ from onnx_models import assert_close, onnxruntime_run  # noqa: E402
 from recurrent_cases import KINDS, right_answer  # noqa: E402
 
 import sparsec  # noqa: E402
-from sparsec import printer, reference  # noqa: E402
 from sparsec.errors import Unsupported  # noqa: E402
 from sparsec.frontends.from_onnx import from_onnx  # noqa: E402
-from sparsec.ir import Op  # noqa: E402
+from sparsec.ir import printer  # noqa: E402
+from sparsec.ir.graph import Op  # noqa: E402
+from sparsec.reference import evaluate as reference  # noqa: E402
 from sparsec.targets.build import module_of  # noqa: E402
 from sparsec.targets.kernels import recurrent  # noqa: E402
 from sparsec.targets.x86 import native  # noqa: E402

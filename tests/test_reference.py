@@ -11,12 +11,14 @@ import scipy.special
 from corpus import BATCH, LENGTH, Build, random_inputs
 from numpy.typing import NDArray
 
-from sparsec import expr, ir, reference
 from sparsec.errors import InputError, IRError
-from sparsec.expr import Arg, Scalar, call
-from sparsec.ir import Graph, Op, TirAttrs, Type
-from sparsec.reference import evaluate
-from sparsec.reference_expr import evaluate_expr
+from sparsec.ir import expr
+from sparsec.ir.attributes import AttentionAttrs, ItemAttrs, MatmulAttrs, SoftmaxAttrs, TirAttrs
+from sparsec.ir.expr import Arg, Scalar, call
+from sparsec.ir.graph import Graph, Op
+from sparsec.ir.types import Type
+from sparsec.reference.evaluate import evaluate, evaluate_node
+from sparsec.reference.expr import evaluate_expr
 
 Array = NDArray[Any]
 
@@ -38,7 +40,7 @@ def close(found: Array, wanted: Any) -> None:
 def test_matmul_with_epilogue() -> None:
     b = Build()
     x, w, bias = b.input(BATCH, LENGTH, 6), b.random(6, 4), b.random(4)
-    relu = ir.MatmulAttrs(expr.relu(call("add", Arg(0), Arg(1))))
+    relu = MatmulAttrs(expr.relu(call("add", Arg(0), Arg(1))))
     y = b.add(Op.MATMUL, (x, w, bias), (BATCH, LENGTH, 4), relu)
     (tx,), (found,) = run(b, y)
     tw, tbias = (torch.from_numpy(b.consts[name]).double() for name in (w, bias))
@@ -50,7 +52,7 @@ def test_attention(mask_shape: tuple[Any, ...] | None) -> None:
     b = Build()
     q, k, v = b.input(BATCH, 7, 12), b.input(BATCH, LENGTH, 12), b.input(BATCH, LENGTH, 12)
     mask = () if mask_shape is None else (b.input(*mask_shape),)
-    y = b.add(Op.ATTENTION, (q, k, v, *mask), (BATCH, 7, 12), ir.AttentionAttrs(3, 0.3))
+    y = b.add(Op.ATTENTION, (q, k, v, *mask), (BATCH, 7, 12), AttentionAttrs(3, 0.3))
     (tq, tk, tv, *tmask), (found,) = run(b, y)
     heads = [t.reshape(t.shape[0], t.shape[1], 3, 4).transpose(1, 2) for t in (tq, tk, tv)]
     attend = torch.nn.functional.scaled_dot_product_attention
@@ -62,8 +64,8 @@ def test_normalisations() -> None:
     b = Build()
     x = b.input(BATCH, 5, 6)
     norm = b.layer_norm(x)
-    along = b.add(Op.SOFTMAX, (x,), (BATCH, 5, 6), ir.SoftmaxAttrs(1))
-    log = b.add(Op.SOFTMAX, (x,), (BATCH, 5, 6), ir.SoftmaxAttrs(2, log=True))
+    along = b.add(Op.SOFTMAX, (x,), (BATCH, 5, 6), SoftmaxAttrs(1))
+    log = b.add(Op.SOFTMAX, (x,), (BATCH, 5, 6), SoftmaxAttrs(2, log=True))
     (tx,), found = run(b, norm, along, log)
     gamma, beta = (torch.from_numpy(b.consts[a]).double() for a in b.nodes[norm].args[1:])
     close(found[0], torch.nn.functional.layer_norm(tx, (6,), gamma, beta, 1e-5))
@@ -136,7 +138,7 @@ def test_tir_and_items() -> None:
     b = Build()
     outputs = (Type((BATCH,)), Type((2 * BATCH, 1), "int64"))
     both = b.add(Op.TIR, (b.input(BATCH),), (BATCH,), TirAttrs("relax.split", "split", "", outputs))
-    second = b.add(Op.ITEM, (both,), (2 * BATCH, 1), ir.ItemAttrs(1), "int64")
+    second = b.add(Op.ITEM, (both,), (2 * BATCH, 1), ItemAttrs(1), "int64")
     graph = b.graph(both, second)
     seen: list[tuple[Type, ...]] = []
 
@@ -180,7 +182,7 @@ def test_a_size_no_input_has_is_refused() -> None:
 
 def test_wrong_declared_shapes_are_found() -> None:
     b = Build()
-    wrong = b.add(Op.SOFTMAX, (b.input(3, 4),), (4, 3), ir.SoftmaxAttrs(1))
+    wrong = b.add(Op.SOFTMAX, (b.input(3, 4),), (4, 3), SoftmaxAttrs(1))
     graph = b.graph(wrong)
     with pytest.raises(
         IRError, match=r"softmax_1 \(softmax\): its value has shape \(3, 4\), its type f32\[4, 3\]"
@@ -192,4 +194,4 @@ def test_evaluate_node_refuses_what_has_no_value_of_its_own() -> None:
     b = Build()
     x = b.input(3)
     with pytest.raises(IRError, match=r"input_0 \(input\): has no value of its own"):
-        reference.evaluate_node(b.nodes[x], [], {})
+        evaluate_node(b.nodes[x], [], {})

@@ -9,12 +9,12 @@ import pytest
 from corpus import BATCH, Build, random_inputs
 from numpy.typing import NDArray
 
-from sparsec import ir
 from sparsec.errors import IRError
-from sparsec.expr import Arg, call, relu
-from sparsec.ir import ConvAttrs, Op, PadAttrs, PoolAttrs, ResizeAttrs, SliceAttrs
-from sparsec.reference import evaluate
-from sparsec.resampling import taps
+from sparsec.ir.attributes import Attrs, ConcatAttrs, ConvAttrs, PadAttrs, PoolAttrs, ResizeAttrs, SliceAttrs
+from sparsec.ir.expr import Arg, call, relu
+from sparsec.ir.graph import Op
+from sparsec.ir.resampling import taps
+from sparsec.reference.evaluate import evaluate
 
 Array = NDArray[Any]
 
@@ -159,12 +159,12 @@ def test_joins_and_cuts() -> None:
         (Op.POOL, (2, 3, 4, 4), PoolAttrs("max", (2, 2), (2, 2)), r"4 windows of stride 2 do not fit 5"),
         (Op.POOL, (2, 4, 2, 2), PoolAttrs("max", (2, 2), (2, 2)), r"the same number and channels"),
         (Op.RESIZE, (2, 9, 9), ResizeAttrs("linear"), r"the same number and channels"),
-        (Op.CONCAT, (2, 7, 5, 5), ir.ConcatAttrs(1), r"parts \[\[2, 3, 5, 5\]\] do not fit"),
+        (Op.CONCAT, (2, 7, 5, 5), ConcatAttrs(1), r"parts \[\[2, 3, 5, 5\]\] do not fit"),
         (Op.SLICE, (2, 2, 2, 2), SliceAttrs((0,) * 4, (1, 1, 1, 5)), r"2 elements from 0 by 5 do not fit 5"),
         (Op.PAD, (2, 3, 5, 6), PadAttrs((0, 0, 0, 2)), r"5 elements after 2 do not fit 6"),
     ],
 )  # fmt: skip
-def test_types_that_do_not_fit_are_named(op: Op, shape: Any, attrs: ir.Attrs, message: str) -> None:
+def test_types_that_do_not_fit_are_named(op: Op, shape: Any, attrs: Attrs, message: str) -> None:
     b = Build()
     x, w = b.input(2, 3, 5, 5), b.random(4, 3, 3, 3)
     b.add(op, (x, w) if op is Op.CONV2D else (x,), shape, attrs)

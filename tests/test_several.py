@@ -36,12 +36,12 @@ from runtime_models import compile_code, pointer, softmax_model, softmax_oracle,
 from sparsec.compiler import artifact
 from sparsec.errors import ArtifactError, ConfigError
 from sparsec.frontends import import_model
-from sparsec.ir import Graph
-from sparsec.pattern import infer
-from sparsec.reference import evaluate
+from sparsec.ir.graph import Graph
+from sparsec.reference.evaluate import evaluate
 from sparsec.runtime import Program
 from sparsec.runtime.artifact import MOST_ISAS, to_bytes
 from sparsec.runtime.plan import Isa, Step
+from sparsec.sparsity.pattern import infer
 from sparsec.targets import x86
 from sparsec.targets.kernels import active_gemv, bsr_conv, csr_conv, dense_conv, nm_conv
 from sparsec.targets.kernels.portable import KERNELS, read_with

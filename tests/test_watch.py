@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import sparsec
+from sparsec.bench.measure import interleaved
 from sparsec.commands.watch import watched
-from sparsec.measure import interleaved
 from sparsec.progress import counted
 
 

@@ -30,8 +30,8 @@ from sparsec.errors import ConfigError
 from sparsec.runtime.files import folder_of
 
 if TYPE_CHECKING:
-    from sparsec.bench import LayerTime
-    from sparsec.bench_engines import Engine
+    from sparsec.bench.compare import LayerTime
+    from sparsec.bench.engines import Engine
     from sparsec.progress import Progress
     from sparsec.runtime import Program
 
@@ -71,11 +71,11 @@ def bench_command(
     engines = engines_asked_for(against, compiled)  # refused before a compiler is loaded
     if output is not None:
         folder_of(output)
-    from sparsec import bench
-    from sparsec.bench_engines import Task
-    from sparsec.bench_show import as_json as data
-    from sparsec.bench_show import fastest_of_ours, table, verdict
-    from sparsec.measure import pin_to_one_core
+    from sparsec.bench.compare import SPARSEC, compare, is_sparse
+    from sparsec.bench.engines import Task
+    from sparsec.bench.measure import pin_to_one_core
+    from sparsec.bench.show import as_json as data
+    from sparsec.bench.show import fastest_of_ours, table, verdict
 
     count = settings().threads if threads is None else threads
     with watched(quiet) as progress:
@@ -83,13 +83,13 @@ def bench_command(
         feeds = feeds_for(program, inputs, size, quiet or as_json)
         if count == 1:
             pin_to_one_core()  # before other engines start threads of their own
-        programs, layers = {bench.SPARSEC: program}, list[Any]()
-        if beside_dense and not compiled and bench.is_sparse(program):
+        programs, layers = {SPARSEC: program}, list[Any]()
+        if beside_dense and not compiled and is_sparse(program):
             arguments = (model, shape, target, count)
             dense_programs, layers = _dense_programs(program, feeds, arguments, dense, progress, calibrate)
             programs |= dense_programs
         task = Task(model, _contiguous(feeds), _fixed(shape), count)
-        found = bench.compare(programs, engines, task, rounds, progress)
+        found = compare(programs, engines, task, rounds, progress)
         steps = program.profile(feeds, repeats=rounds) if profile else []
     if output is not None:
         programs[fastest_of_ours(found)].save(output)
@@ -112,7 +112,7 @@ def engines_asked_for(against: str | None, compiled: bool) -> list[Engine]:
     Raises:
         ConfigError: an unknown one, one that is not installed, or a model compiled already.
     """
-    from sparsec.bench_engines import ENGINES, READERS
+    from sparsec.bench.engines import ENGINES, READERS
 
     if against is None:
         return [] if compiled else [ENGINES[name] for name in READERS if ENGINES[name].installed]
@@ -134,13 +134,13 @@ def _dense_programs(
     dense: list[str] | None, progress: Progress, calibrate: Path | None,
 ) -> tuple[dict[str, Program], list[LayerTime]]:  # fmt: skip
     """The model with every layer dense, and with those dense that are faster so, if there are any."""
-    from sparsec import bench
+    from sparsec.bench.compare import DENSE, MIXED, layer_times
 
-    programs = {bench.DENSE: program_of(*arguments, ["all"], progress)}
-    layers = bench.layer_times(program, programs[bench.DENSE], feeds, progress=progress)
+    programs = {DENSE: program_of(*arguments, ["all"], progress)}
+    layers = layer_times(program, programs[DENSE], feeds, progress=progress)
     faster = [layer.name for layer in layers if layer.faster_dense]
     if faster and len(faster) < len(layers):
-        programs[bench.MIXED] = program_of(*arguments, [*(dense or ()), *faster], progress, calibrate)
+        programs[MIXED] = program_of(*arguments, [*(dense or ()), *faster], progress, calibrate)
     return programs, layers
 
 

@@ -41,7 +41,7 @@ def compile_command(
     if as_json:
         print_json({"output": str(path), "seconds": seconds, "bytes": nbytes, "report": report})
     elif not quiet:
-        from sparsec.explain import bytes_text, render
+        from sparsec.explain.text import bytes_text, render
 
         render(report, console())
         print(f"{path}: {bytes_text(nbytes)}, compiled in {seconds:.1f} s")

@@ -30,10 +30,10 @@ from sparsec.config import settings
 from sparsec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sparsec.ir import Graph
+    from sparsec.ir.graph import Graph
     from sparsec.progress import Progress
-    from sparsec.prune import Pruning
     from sparsec.runtime import Program
+    from sparsec.sparsity.prune import Pruning
     from sparsec.targets.target import Target
 
 
@@ -74,7 +74,7 @@ def explain_command(
     if pruning is not None and calibrate is not None:
         raise ConfigError("--calibrate does not go with --prune: nobody knows a pruned model's activations")
     if html is not None:
-        from sparsec.html_report.page import check
+        from sparsec.explain.html.page import check
         from sparsec.runtime.files import folder_of
 
         check()
@@ -92,13 +92,13 @@ def explain_command(
         else:
             report = report_of(model, shape, target, dense, progress, calibrate, dtype)
     if html is not None:
-        from sparsec.html_report.page import write
+        from sparsec.explain.html.page import write
 
         write(html, report, model.name)
     if as_json:
         print_json(report)
     elif not quiet:
-        from sparsec.explain import render
+        from sparsec.explain.text import render
 
         render(report, console(), candidates=candidates, pictures=picture)
         if html is not None:
@@ -108,7 +108,7 @@ def explain_command(
 def _pruning(prune: str | None, pattern: str | None) -> Pruning | None:
     if prune is None and pattern is None:
         return None
-    from sparsec.prune import pruning_of
+    from sparsec.sparsity.prune import pruning_of
 
     return pruning_of(prune, pattern)
 
@@ -135,7 +135,7 @@ class _Wanted:
         self._refuse_compiled()
         graph, machine = self._imported()
         from sparsec.compiler import measured_on
-        from sparsec.what_if import analysed, as_if_pruned, compared
+        from sparsec.explain.what_if import analysed, as_if_pruned, compared
 
         records = measured_on(machine, True, self.threads)
         report = analysed(graph, machine, records)
@@ -146,8 +146,8 @@ class _Wanted:
         """The report with measured times; if it is to be pruned, also of the pruned model."""
         if pruning is not None:
             self._refuse_compiled()
-        from sparsec.measure import pin_to_one_core
-        from sparsec.measured_report import measured
+        from sparsec.bench.measure import pin_to_one_core
+        from sparsec.explain.measured import measured
 
         program, dense, pruned = self._programs(pruning)
         feeds = feeds_for(program, self.inputs, self.size, self.quiet)
@@ -156,7 +156,7 @@ class _Wanted:
         report = measured(program, feeds, dense, self.rounds, self.progress)
         if pruned is None or pruning is None:
             return report
-        from sparsec.what_if import compared
+        from sparsec.explain.what_if import compared
 
         then = measured(pruned, feeds, None, self.rounds, self.progress)
         return report | {"what_if": compared(report, then, pruning)}
@@ -169,7 +169,7 @@ class _Wanted:
             return Program.load(self.model, self.threads), None, None
         graph, machine = self._imported()
         from sparsec.compiler import artifact, measured_on
-        from sparsec.what_if import as_if_pruned
+        from sparsec.explain.what_if import as_if_pruned
 
         records = measured_on(machine, True, self.threads)
 

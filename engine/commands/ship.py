@@ -40,7 +40,7 @@ def verify_command(
 
 
 def _show(found: Verified) -> None:
-    from sparsec.explain import bytes_text
+    from sparsec.explain.text import bytes_text
 
     for section in found.sections:
         name = f"{section.name} ({section.isa})" if section.isa else section.name
@@ -85,7 +85,7 @@ def decompress_command(
 
 
 def _say_sizes(source: Path, path: Path) -> None:
-    from sparsec.explain import bytes_text
+    from sparsec.explain.text import bytes_text
 
     before, after = source.stat().st_size, path.stat().st_size
     print(f"{path}: {bytes_text(after)}, {after / before:.0%} of {source.name} ({bytes_text(before)})")

@@ -1,4 +1,4 @@
-"""Readers of models: ONNX, PyTorch, bare matrices.  Each returns a :class:`sparsec.ir.Graph`."""
+"""Readers of models: ONNX, PyTorch, bare matrices.  Each returns a :class:`sparsec.ir.graph.Graph`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sparsec.errors import ModelError
 
 if TYPE_CHECKING:
-    from sparsec.ir import Graph
+    from sparsec.ir.graph import Graph
 
 ACCEPTED = (
     "the path of an .onnx file, its bytes, an onnx.ModelProto, a torch.nn.Module with example_inputs, "

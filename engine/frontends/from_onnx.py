@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sparsec.dims import symbol
 from sparsec.errors import Unsupported
 from sparsec.frontends.from_relax import Imported, from_relax
 from sparsec.frontends.onnx_importer import Importer, ImportStopped, inferred_types, missing_operators
@@ -13,7 +12,8 @@ from sparsec.frontends.onnx_load import OnnxModel, Source, load_onnx
 from sparsec.frontends.onnx_prepare import Shapes, expand, infer, name_nodes, prepare, set_shapes
 from sparsec.frontends.relax_passes import simplify_relax
 from sparsec.frontends.relax_refusals import Free, unsupported
-from sparsec.ir import Graph
+from sparsec.ir.dims import symbol
+from sparsec.ir.graph import Graph
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,8 +16,6 @@ from tvm import ir as tvm_ir
 from tvm import relax
 
 from sparsec.errors import Unsupported
-from sparsec.expr import Expr, Scalar
-from sparsec.expr import call as expr_call
 from sparsec.frontends.relax_calls import in_bounds, is_tensor, legaliser, op_name, tensor_args
 from sparsec.frontends.relax_dims import CanonicalSizes
 from sparsec.frontends.relax_elementwise import COMPARISONS, FLOAT_RULES, LOGIC
@@ -26,7 +24,12 @@ from sparsec.frontends.relax_structure import STRUCTURE
 from sparsec.frontends.relax_tir import tir_attrs
 from sparsec.frontends.relax_types import type_of
 from sparsec.frontends.relax_values import Building, Mask, Operands, Spread, Value
-from sparsec.ir import Graph, ItemAttrs, Op, Type, verify, with_nodes
+from sparsec.ir.attributes import ItemAttrs
+from sparsec.ir.expr import Expr, Scalar
+from sparsec.ir.expr import call as expr_call
+from sparsec.ir.graph import Graph, Op, with_nodes
+from sparsec.ir.types import Type
+from sparsec.ir.verify import verify
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

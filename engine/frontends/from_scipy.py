@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 from scipy import sparse
 
-from sparsec.dims import symbol
 from sparsec.errors import ModelError
-from sparsec.expr import Arg, Expr, call, gelu, relu, silu
 from sparsec.frontends.relax_values import Building
-from sparsec.ir import ElementwiseAttrs, Graph, MatmulAttrs, Op, Type, verify
+from sparsec.ir.attributes import ElementwiseAttrs, MatmulAttrs
+from sparsec.ir.dims import symbol
+from sparsec.ir.expr import Arg, Expr, call, gelu, relu, silu
+from sparsec.ir.graph import Graph, Op
+from sparsec.ir.types import Type
+from sparsec.ir.verify import verify
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

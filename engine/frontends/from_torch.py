@@ -23,7 +23,7 @@ from sparsec.frontends.relax_refusals import unsupported
 from sparsec.frontends.torch_operators import CONVERTERS
 from sparsec.frontends.torch_prepare import evaluating, exportable
 from sparsec.frontends.torch_resampling import RESAMPLING
-from sparsec.ir import Graph
+from sparsec.ir.graph import Graph
 
 if TYPE_CHECKING:
     import numpy as np

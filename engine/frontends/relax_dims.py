@@ -13,9 +13,9 @@ from typing import Any
 from tvm import ir as tvm_ir
 from tvm import relax, tirx
 
-from sparsec.dims import Dim, Size, symbol
 from sparsec.frontends.relax_types import size_of
-from sparsec.ir import Type
+from sparsec.ir.dims import Dim, Size, symbol
+from sparsec.ir.types import Type
 
 
 class CanonicalSizes:

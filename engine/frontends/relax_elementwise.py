@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import pi, sqrt
 from typing import Any
 
-from sparsec.expr import Expr, Scalar, call, clip, gelu, relu, silu
+from sparsec.ir.expr import Expr, Scalar, call, clip, gelu, relu, silu
 
 #: builds the expression of a call from its operands' expressions
 Rule = Callable[[Any, Sequence[Expr]], Expr]

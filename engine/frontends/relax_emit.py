@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from tvm import relax
 
-from sparsec.dims import Size
-from sparsec.expr import Expr
 from sparsec.frontends.relax_calls import is_tensor, tensor_args
-from sparsec.ir import Attrs, ElementwiseAttrs, Op, ReduceAttrs, TransposeAttrs, Type
+from sparsec.ir.attributes import Attrs, ElementwiseAttrs, ReduceAttrs, TransposeAttrs
+from sparsec.ir.dims import Size
+from sparsec.ir.expr import Expr
+from sparsec.ir.graph import Op
+from sparsec.ir.types import Type
 
 if TYPE_CHECKING:
     from sparsec.frontends.from_relax import Converter

@@ -9,10 +9,11 @@ import numpy as np
 from tvm import ir as tvm_ir
 from tvm import relax
 
-from sparsec.dims import Size
 from sparsec.frontends.relax_calls import is_tensor
 from sparsec.frontends.relax_emit import Emitter, all_float32, ints
-from sparsec.ir import ConcatAttrs, Op, PadAttrs, SliceAttrs
+from sparsec.ir.attributes import ConcatAttrs, PadAttrs, SliceAttrs
+from sparsec.ir.dims import Size
+from sparsec.ir.graph import Op
 
 if TYPE_CHECKING:
     from sparsec.frontends.from_relax import Converter

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsec.dims import Size, product
-from sparsec.expr import Arg, call
 from sparsec.frontends.relax_emit import Emitter, all_float32, ints
-from sparsec.ir import LayerNormAttrs, Op, ReduceAttrs
+from sparsec.ir.attributes import LayerNormAttrs, ReduceAttrs
+from sparsec.ir.dims import Size, product
+from sparsec.ir.expr import Arg, call
+from sparsec.ir.graph import Op
 
 if TYPE_CHECKING:
     from sparsec.frontends.from_relax import Converter

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from tvm import relax
 
 from sparsec.errors import Unsupported
-from sparsec.ir import ItemAttrs, Op, RecurrentAttrs
+from sparsec.ir.attributes import ItemAttrs, RecurrentAttrs
+from sparsec.ir.graph import Op
 
 if TYPE_CHECKING:
     from sparsec.frontends.from_relax import Converter

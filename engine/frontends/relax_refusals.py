@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from sparsec.dims import Size
 from sparsec.errors import Unsupported
 from sparsec.frontends.relax_types import fix_sizes, type_of
-from sparsec.ir import is_dynamic
+from sparsec.ir.dims import Size
+from sparsec.ir.types import is_dynamic
 
 #: an input's name and its sizes
 Free: TypeAlias = tuple[str, Sequence[Size]]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from tvm import relax
 
-from sparsec.ir import ResizeAttrs
-from sparsec.resampling import COORDINATES, ROUNDINGS, taps
+from sparsec.ir.attributes import ResizeAttrs
+from sparsec.ir.resampling import COORDINATES, ROUNDINGS, taps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparsec.expr import Arg, Scalar, call
 from sparsec.frontends.relax_emit import all_float32, sized
 from sparsec.frontends.relax_moves import MOVES
 from sparsec.frontends.relax_norms import NORMS
@@ -17,17 +16,18 @@ from sparsec.frontends.relax_recurrent import recurrent
 from sparsec.frontends.relax_transposed import TRANSPOSED
 from sparsec.frontends.relax_types import type_of
 from sparsec.frontends.relax_windows import WINDOWS
-from sparsec.ir import (
+from sparsec.ir.attributes import (
     Attrs,
     ElementwiseAttrs,
     LayerNormAttrs,
     MatmulAttrs,
-    Op,
     ReduceAttrs,
     SoftmaxAttrs,
     TransposeAttrs,
-    Type,
 )
+from sparsec.ir.expr import Arg, Scalar, call
+from sparsec.ir.graph import Op
+from sparsec.ir.types import Type
 
 if TYPE_CHECKING:
     from sparsec.frontends.from_relax import Converter

@@ -9,7 +9,8 @@ from typing import Any
 import tvm
 
 from sparsec.errors import Unsupported
-from sparsec.ir import TirAttrs, Type
+from sparsec.ir.attributes import TirAttrs
+from sparsec.ir.types import Type
 
 #: C functions a TIR function may call: libm's, which every target provides
 _LIBM = (

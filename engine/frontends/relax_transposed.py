@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparsec.frontends.relax_emit import Emitter, all_float32, ints, numbers
-from sparsec.ir import ConcatAttrs, ConvAttrs, Op, SliceAttrs, TransposeAttrs
+from sparsec.ir.attributes import ConcatAttrs, ConvAttrs, SliceAttrs, TransposeAttrs
+from sparsec.ir.graph import Op
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

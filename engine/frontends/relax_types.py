@@ -8,10 +8,10 @@ from typing import Any
 import tvm
 from tvm import relax, tirx
 
-from sparsec.dims import Size, symbol
 from sparsec.errors import Unsupported
 from sparsec.frontends.names import clean_symbol
-from sparsec.ir import Type
+from sparsec.ir.dims import Size, symbol
+from sparsec.ir.types import Type
 
 
 def fix_sizes(name: str, shape: Sequence[Size] = ()) -> str:

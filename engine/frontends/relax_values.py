@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from sparsec.expr import Arg, Expr, rewrite
-from sparsec.ir import Attrs, ElementwiseAttrs, Node, Op, Type, const_node, fresh_name
+from sparsec.ir.attributes import Attrs, ElementwiseAttrs
+from sparsec.ir.expr import Arg, Expr, rewrite
+from sparsec.ir.graph import Node, Op, const_node, fresh_name
+from sparsec.ir.types import Type
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparsec.dims import Size
 from sparsec.frontends.relax_emit import Emitter, all_float32, ints, numbers
-from sparsec.ir import ConvAttrs, Op, PoolAttrs, ReduceAttrs, ResizeAttrs
-from sparsec.resampling import COORDINATES, ROUNDINGS, taps
-from sparsec.verify_windows import positions
+from sparsec.ir.attributes import ConvAttrs, PoolAttrs, ReduceAttrs, ResizeAttrs
+from sparsec.ir.dims import Size
+from sparsec.ir.graph import Op
+from sparsec.ir.resampling import COORDINATES, ROUNDINGS, taps
+from sparsec.ir.verify_windows import positions
 
 if TYPE_CHECKING:
     from sparsec.frontends.from_relax import Converter

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from sparsec.ir import Candidate, Choice, ConstAttrs, Graph, Node, replace, with_nodes
+from sparsec.ir.attributes import ConstAttrs
+from sparsec.ir.graph import Candidate, Choice, Graph, Node, replace, with_nodes
 from sparsec.passes.choose_format import beside_others, candidates
 from sparsec.targets.layers import is_layer
 from sparsec.targets.problem import problem_of
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from sparsec.pattern import Pattern
+    from sparsec.sparsity.pattern import Pattern
     from sparsec.targets.target import Kernel, Problem, Target
 
 

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from sparsec.dims import Size
-from sparsec.ir import PLAIN, Choice, ConstAttrs, Graph, Node, Op, replace, verify
+from sparsec.ir.attributes import ConstAttrs
+from sparsec.ir.dims import Size
+from sparsec.ir.graph import Choice, Graph, Node, Op, replace
+from sparsec.ir.types import PLAIN
+from sparsec.ir.verify import verify
 from sparsec.passes.choose_format import beside_others, candidates
 from sparsec.passes.pack import pack
-from sparsec.planner import plan_program
+from sparsec.planning.planner import plan_program
 from sparsec.runtime import Program
 from sparsec.runtime.artifact import to_bytes
 from sparsec.targets.layers import is_layer
@@ -23,8 +26,8 @@ from sparsec.tuning.records import Config, Task
 from sparsec.tuning.variants import variants
 
 if TYPE_CHECKING:
-    from sparsec.ir import Array
-    from sparsec.pattern import Pattern
+    from sparsec.ir.types import Array
+    from sparsec.sparsity.pattern import Pattern
     from sparsec.targets.target import Kernel, Problem, Target
 
 #: densities that differ by less than this factor are one pattern

@@ -21,7 +21,7 @@ from sparsec.tuning.search import Budget, Progress, Search, chosen
 from sparsec.tuning.tasks import Layer, layers_of
 
 if TYPE_CHECKING:
-    from sparsec.ir import Graph
+    from sparsec.ir.graph import Graph
 
 Shapes = Mapping[str, Sequence[int | str | None]]
 

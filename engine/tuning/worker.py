@@ -18,14 +18,15 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparsec.bench.measure import pin_to_one_core
 from sparsec.errors import SparsecError
-from sparsec.measure import pin_to_one_core
 from sparsec.runtime import Program
 from sparsec.tuning.records import Config
 from sparsec.tuning.tasks import feeds_of, program_bytes
 
 if TYPE_CHECKING:
-    from sparsec.ir import Array, Graph
+    from sparsec.ir.graph import Graph
+    from sparsec.ir.types import Array
     from sparsec.targets.target import Target
 
 #: runs of both programs a trial takes, in turns

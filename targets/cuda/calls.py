@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
-from sparsec.ir import Type
+from sparsec.ir.types import Type
 from sparsec.targets.calls import Call, Context
 from sparsec.targets.cuda.build import kernel_cubin
 

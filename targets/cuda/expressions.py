@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sparsec.expr import Arg, Call, Expr, Scalar, walk
+from sparsec.ir.expr import Arg, Call, Expr, Scalar, walk
 from sparsec.targets.cuda import instructions
 from sparsec.targets.cuda.builder import Array, Kernel
 from sparsec.targets.cuda.tir import T, tirx

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from sparsec.dims import Size
-from sparsec.ir import Choice, Node, Op, replace
+from sparsec.ir.dims import Size
+from sparsec.ir.graph import Choice, Node, Op, replace
 from sparsec.targets.calls import Call, Context
 from sparsec.targets.cuda import leftover
 from sparsec.targets.cuda.calls import device_call

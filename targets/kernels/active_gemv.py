@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern
 from sparsec.targets.cost import epilogue_cycles, stream_cycles
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import extra_pointers, finish_across

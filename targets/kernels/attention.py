@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sparsec.dims import Size
+from sparsec.ir.dims import Size
 from sparsec.targets.kernels import math
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.target import Target

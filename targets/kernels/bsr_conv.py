@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sparsec.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern
 from sparsec.targets.kernels import window_visits
 from sparsec.targets.kernels.bsr_spmm import group_heights, group_steps
 from sparsec.targets.target import Problem, Target

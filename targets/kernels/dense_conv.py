@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern
 from sparsec.targets.kernels import conv_plans
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.conv_plans import Plan, plan_of

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparsec.dims import Size, product
-from sparsec.expr import Expr
+from sparsec.ir.dims import Size, product
+from sparsec.ir.expr import Expr
 from sparsec.targets.kernels import math
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.target import Target

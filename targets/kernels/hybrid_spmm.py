@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sparsec.formats import hybrid
-from sparsec.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern
 from sparsec.targets.cost import epilogue_cycles, step_cycles, tile_cycles, visit_cycles
 from sparsec.targets.kernels import panel_visits
 from sparsec.targets.kernels.builder import Kernel, prim_func

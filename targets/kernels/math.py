@@ -17,7 +17,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from sparsec.expr import Arg, Call, Expr, Scalar, walk
+from sparsec.ir.expr import Arg, Call, Expr, Scalar, walk
 from sparsec.targets.kernels.builder import Kernel
 
 _TANH_ODD = (

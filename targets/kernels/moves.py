@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from sparsec.dims import Size, product
+from sparsec.ir.dims import Size, product
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.shuffles import (
     QUARTER,

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.expr import Arg, Expr, Scalar, call
-from sparsec.ir import RecurrentAttrs
+from sparsec.ir.attributes import RecurrentAttrs
+from sparsec.ir.expr import Arg, Expr, Scalar, call
 from sparsec.targets.cost import stream_cycles
 from sparsec.targets.kernels import math
 from sparsec.targets.kernels.builder import Kernel, prim_func

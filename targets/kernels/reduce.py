@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sparsec.dims import Size, product
+from sparsec.ir.dims import Size, product
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.math import lanes_of
 from sparsec.targets.kernels.shuffles import Registers, combine_rows, pick, vectors

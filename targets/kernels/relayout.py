@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sparsec.dims import Size
+from sparsec.ir.dims import Size
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.target import Target
 

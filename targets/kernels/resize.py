@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sparsec.resampling import taps
+from sparsec.ir.resampling import taps
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.shuffles import Registers, pick_spread, vectors
 from sparsec.targets.kernels.spans import cover
 from sparsec.targets.target import Target
 
 if TYPE_CHECKING:
-    from sparsec.ir import ResizeAttrs
+    from sparsec.ir.attributes import ResizeAttrs
 
 name = "resize"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from sparsec.dims import Dim, Size, product
+from sparsec.ir.dims import Dim, Size, product
 from sparsec.targets.kernels.builder import Kernel
 
 

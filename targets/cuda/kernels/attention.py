@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from sparsec.dims import Size, product
 from sparsec.errors import Unsupported
-from sparsec.ir import AttentionAttrs, Node
+from sparsec.ir.attributes import AttentionAttrs
+from sparsec.ir.dims import Size, product
+from sparsec.ir.graph import Node
 from sparsec.targets.calls import Call, Context, known
 from sparsec.targets.cuda.calls import device_call
 from sparsec.targets.cuda.cost import MEMORY_SHARE, gpu_of

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sparsec.dims import Size
+from sparsec.ir.dims import Size
 from sparsec.targets.cuda import expressions, instructions
 from sparsec.targets.cuda.builder import Array, Kernel, device_function, int64
 from sparsec.targets.cuda.parts import mma_tiles

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from sparsec.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern
 from sparsec.targets.cuda import cost, expressions, instructions
 from sparsec.targets.cuda.builder import Kernel, device_function
 from sparsec.targets.cuda.parts import gap_runs, mask_stream

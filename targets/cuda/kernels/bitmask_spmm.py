@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sparsec.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern
 from sparsec.targets.cuda import cost, expressions, instructions
 from sparsec.targets.cuda.builder import Array, Kernel, device_function, int64
 from sparsec.targets.cuda.parts import mask_stream

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern
 from sparsec.targets.cuda import cost, expressions
 from sparsec.targets.cuda.builder import Array, Kernel, device_function, int64
 from sparsec.targets.cuda.instructions import mma_m16n8k16

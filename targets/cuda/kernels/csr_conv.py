@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from sparsec.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern
 from sparsec.targets.cuda import expressions
 from sparsec.targets.cuda.cost import gpu_of, item_bytes, kernel_cycles
 from sparsec.targets.cuda.parts import conv_plans, conv_rows, csr_conv_body

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern
 from sparsec.targets.cuda import cost, expressions
 from sparsec.targets.cuda.builder import device_function
 from sparsec.targets.cuda.parts import csr_tiles

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern
 from sparsec.targets.cuda import cost
 from sparsec.targets.cuda.builder import Kernel, device_function
 from sparsec.targets.cuda.expressions import extra_pointers

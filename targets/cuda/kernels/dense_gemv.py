@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern
 from sparsec.targets.cuda import cost, expressions, instructions
 from sparsec.targets.cuda.builder import Kernel, device_function, int64
 from sparsec.targets.cuda.parts.octets import (

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from sparsec.errors import Unsupported
-from sparsec.ir import Node, replace
+from sparsec.ir.graph import Node, replace
 from sparsec.targets.calls import Call, Context, known
 from sparsec.targets.cuda import expressions
 from sparsec.targets.cuda.builder import Kernel, device_function, int64

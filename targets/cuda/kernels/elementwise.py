@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sparsec.dims import Size, product
-from sparsec.expr import Expr
-from sparsec.ir import ElementwiseAttrs, Node
+from sparsec.ir.attributes import ElementwiseAttrs
+from sparsec.ir.dims import Size, product
+from sparsec.ir.expr import Expr
+from sparsec.ir.graph import Node
 from sparsec.targets.calls import Call, Context, known
 from sparsec.targets.cuda import expressions
 from sparsec.targets.cuda.builder import Kernel, device_function, int64, integer

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sparsec.dims import Size, product
 from sparsec.errors import Unsupported
-from sparsec.ir import MatmulAttrs, Node
+from sparsec.ir.attributes import MatmulAttrs
+from sparsec.ir.dims import Size, product
+from sparsec.ir.graph import Node
 from sparsec.targets.calls import Call, Context, known
 from sparsec.targets.cuda import expressions, leftover
 from sparsec.targets.cuda.builder import Kernel, device_function, int64, integer

@@ -15,8 +15,10 @@ from typing import Any, cast
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from sparsec.dims import Size, product
-from sparsec.ir import ConcatAttrs, Node, SliceAttrs, TransposeAttrs, Type
+from sparsec.ir.attributes import ConcatAttrs, SliceAttrs, TransposeAttrs
+from sparsec.ir.dims import Size, product
+from sparsec.ir.graph import Node
+from sparsec.ir.types import Type
 from sparsec.targets.calls import Call, Context, known
 from sparsec.targets.cuda.builder import Kernel, device_function, int64, integer
 from sparsec.targets.cuda.calls import device_call

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sparsec.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern
 from sparsec.targets.cuda.builder import Array, Kernel, device_function
 from sparsec.targets.cuda.expressions import extra_pointers
 from sparsec.targets.cuda.parts import conv_lines, conv_plans, conv_tiles, sparse_tiles

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern
 from sparsec.targets.cuda import cost, instructions
 from sparsec.targets.cuda.builder import Array, Kernel, device_function, integer
 from sparsec.targets.cuda.expressions import extra_pointers

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern
 from sparsec.targets.cuda.builder import Kernel, device_function
 from sparsec.targets.cuda.expressions import extra_pointers
 from sparsec.targets.cuda.parts import sparse_tiles, warpgroup_tiles

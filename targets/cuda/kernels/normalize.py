@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from sparsec.dims import Size, product
-from sparsec.ir import LayerNormAttrs, Node, SoftmaxAttrs
+from sparsec.ir.attributes import LayerNormAttrs, SoftmaxAttrs
+from sparsec.ir.dims import Size, product
+from sparsec.ir.graph import Node
 from sparsec.targets.calls import Call, Context, known
 from sparsec.targets.cuda import expressions
 from sparsec.targets.cuda.builder import Array, Kernel, device_function, int64, integer

@@ -15,8 +15,9 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from sparsec.dims import Size, product
-from sparsec.ir import Node, PadAttrs
+from sparsec.ir.attributes import PadAttrs
+from sparsec.ir.dims import Size, product
+from sparsec.ir.graph import Node
 from sparsec.targets import operators
 from sparsec.targets.calls import Call, Context
 from sparsec.targets.cuda import leftover

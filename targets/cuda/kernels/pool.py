@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from sparsec.ir import Node, PoolAttrs, replace
+from sparsec.ir.attributes import PoolAttrs
+from sparsec.ir.graph import Node, replace
 from sparsec.targets.calls import Call, Context, known
 from sparsec.targets.cuda import expressions, leftover
 from sparsec.targets.cuda.builder import WARP, Kernel, device_function, int64

@@ -16,7 +16,8 @@ from math import ceil
 from typing import cast
 
 from sparsec.errors import Unsupported
-from sparsec.ir import Node, RecurrentAttrs, outputs_of, replace
+from sparsec.ir.attributes import RecurrentAttrs
+from sparsec.ir.graph import Node, outputs_of, replace
 from sparsec.targets.calls import Call, Context, known, written
 from sparsec.targets.cuda.calls import device_call
 from sparsec.targets.cuda.cost import gpu_of

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from sparsec.dims import Size, product
-from sparsec.ir import Node, ReduceAttrs, Type
+from sparsec.ir.attributes import ReduceAttrs
+from sparsec.ir.dims import Size, product
+from sparsec.ir.graph import Node
+from sparsec.ir.types import Type
 from sparsec.targets.calls import Call, Context, known
 from sparsec.targets.cuda import expressions, leftover
 from sparsec.targets.cuda.builder import WARP, Array, Kernel, device_function, int64, integer

@@ -1,6 +1,6 @@
 """resize: images resampled along both axes, nearest or linear.
 
-A thread makes one element.  Positions are fractions of whole numbers, as :mod:`sparsec.resampling` has
+A thread makes one element.  Positions are fractions of whole numbers, as :mod:`sparsec.ir.resampling` has
 them, so that ties and borders round alike: a numerator and a denominator, no tables.
 """
 
@@ -13,8 +13,9 @@ from typing import Any, cast
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from sparsec.dims import product
-from sparsec.ir import Node, ResizeAttrs
+from sparsec.ir.attributes import ResizeAttrs
+from sparsec.ir.dims import product
+from sparsec.ir.graph import Node
 from sparsec.targets.calls import Call, Context
 from sparsec.targets.cuda import leftover
 from sparsec.targets.cuda.builder import Kernel, device_function, int64, integer
@@ -112,7 +113,7 @@ def _align_corners(index: Any, given: int, made: int) -> tuple[Any, int]:
     return (index * (given - 1), made - 1) if made > 1 else (index * 0, 1)
 
 
-#: as sparsec.resampling.COORDINATES, numerator and denominator
+#: as sparsec.ir.resampling.COORDINATES, numerator and denominator
 _COORDINATES: Mapping[str, Callable[[Any, int, int], tuple[Any, int]]] = {
     "half_pixel": _half_pixel,
     "pytorch_half_pixel": _pytorch_half_pixel,
@@ -120,7 +121,7 @@ _COORDINATES: Mapping[str, Callable[[Any, int, int], tuple[Any, int]]] = {
     "asymmetric": lambda index, given, made: (index * given, made),
 }
 
-#: as sparsec.resampling.ROUNDINGS, of a fraction that is not negative
+#: as sparsec.ir.resampling.ROUNDINGS, of a fraction that is not negative
 _ROUNDINGS: Mapping[str, Callable[[Any, int], Any]] = {
     "floor": lambda p, q: T.truncdiv(p, integer(q)),
     "ceil": lambda p, q: T.truncdiv(p + (q - 1), integer(q)),

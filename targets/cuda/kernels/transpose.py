@@ -13,7 +13,7 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from sparsec.dims import Size, product
+from sparsec.ir.dims import Size, product
 from sparsec.targets.cuda.builder import Array, Kernel, device_function, int64, integer
 from sparsec.targets.cuda.parts.places import coordinates, number
 from sparsec.targets.kernels.moves import Axis, Move

@@ -14,10 +14,12 @@ from typing import Any, cast
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from sparsec.dims import Size, product
 from sparsec.errors import Unsupported
-from sparsec.expr import Expr
-from sparsec.ir import Node, Op, ReduceAttrs, ResizeAttrs, TirAttrs, Type
+from sparsec.ir.attributes import ReduceAttrs, ResizeAttrs, TirAttrs
+from sparsec.ir.dims import Size, product
+from sparsec.ir.expr import Expr
+from sparsec.ir.graph import Node, Op
+from sparsec.ir.types import Type
 from sparsec.targets import operators
 from sparsec.targets.calls import Call, Context, known, written
 from sparsec.targets.cuda.builder import Kernel, device_function, int64, integer

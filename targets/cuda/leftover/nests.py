@@ -18,8 +18,8 @@ from tvm.ir.expr import TensorLoad
 from tvm.ir.prim.expr import BinaryOpExpr, CmpExpr, LogicalExpr
 from tvm.s_tir.stmt import SBlockRealize
 
-from sparsec.dims import Size
 from sparsec.errors import Unsupported
+from sparsec.ir.dims import Size
 
 #: what a node consists of, for every kind that kernels can be made of
 _PARTS: Mapping[str, tuple[str, ...]] = {

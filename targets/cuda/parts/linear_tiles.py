@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sparsec.ir import replace
+from sparsec.ir.graph import replace
 from sparsec.targets.cuda import cost, expressions, instructions
 from sparsec.targets.cuda.builder import Kernel, int64, integer
 from sparsec.targets.cuda.parts.mma_epilogue import Store, tile_of_block

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from sparsec.dims import Dim, Size
+from sparsec.ir.dims import Dim, Size
 from sparsec.targets.cuda.builder import Kernel, int64, integer
 
 

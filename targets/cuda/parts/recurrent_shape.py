@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.ir import RecurrentAttrs
+from sparsec.ir.attributes import RecurrentAttrs
 from sparsec.targets.kernels.recurrent import GATES
 
 #: threads of a block, and bytes of a read

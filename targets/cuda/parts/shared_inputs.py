@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, log
 
-from sparsec.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern
 
 #: outputs that share their inputs, more first
 GROUPS = (32, 16)

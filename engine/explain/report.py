@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from sparsec.bound import bound_bytes
-from sparsec.ir import Choice, ConstAttrs, Graph, MatmulAttrs, Node, Op, TirAttrs
-from sparsec.next_speedup import suggestions, tokens_of
-from sparsec.pattern import Pattern
-from sparsec.picture import raster
+from sparsec.explain.next_speedup import suggestions, tokens_of
+from sparsec.ir.attributes import ConstAttrs, MatmulAttrs, TirAttrs
+from sparsec.ir.graph import Choice, Graph, Node, Op
+from sparsec.planning.work import operations_of, step_node, traffic_of, work_of
+from sparsec.sparsity.bound import bound_bytes
+from sparsec.sparsity.pattern import Pattern
+from sparsec.sparsity.picture import raster
 from sparsec.targets.layers import is_layer
 from sparsec.targets.problem import predicted_columns, problem_of
-from sparsec.work import operations_of, step_node, traffic_of, work_of
 
 if TYPE_CHECKING:
-    from sparsec.dims import Size
-    from sparsec.planner import Planned
+    from sparsec.ir.dims import Size
+    from sparsec.planning.planner import Planned
     from sparsec.targets.target import Gpu, Target
 
 
@@ -70,7 +71,7 @@ def _layer(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) -> dic
 
 
 def _bound(pattern: Pattern | None, w: Node) -> dict[str, int]:
-    """The fewest bytes for such a weight, see :mod:`sparsec.bound`."""
+    """The fewest bytes for such a weight, see :mod:`sparsec.sparsity.bound`."""
     if pattern is None:
         return {}
     item = np.dtype(w.type.dtype).itemsize

@@ -7,13 +7,22 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sparsec.bound import traded
+from sparsec.bench.measure import spelled
 from sparsec.errors import ConfigError
-from sparsec.explain import bytes_text, reason_of, shape_text
-from sparsec.html_report import charts, graph_list
-from sparsec.measure import spelled
+from sparsec.explain.html import charts, graph_list
+from sparsec.explain.summary import (
+    Times,
+    is_open,
+    next_speed_up,
+    number,
+    open_sizes,
+    shares_of,
+    times_of,
+    totals_of,
+)
+from sparsec.explain.text import bytes_text, reason_of, shape_text
 from sparsec.runtime.files import folder_of
-from sparsec.summary import Times, is_open, next_speed_up, number, open_sizes, shares_of, times_of, totals_of
+from sparsec.sparsity.bound import traded
 
 Report = Mapping[str, Any]
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sparsec.dims import Size
 from sparsec.errors import Unsupported
-from sparsec.ir import Graph, Node, Op, Type, outputs_of
+from sparsec.ir.dims import Size
+from sparsec.ir.graph import Graph, Node, Op, outputs_of
+from sparsec.ir.types import Type
+from sparsec.planning.sharing import Place, Sharing
 from sparsec.progress import Progress, counted
 from sparsec.runtime.artifact import weight_offsets
 from sparsec.runtime.plan import Argument, ArgumentKind, Buffer, BufferKind, Isa, Plan, Port, Step, Tensor
-from sparsec.sharing import Place, Sharing
 from sparsec.targets.calls import Call, Context, written
 from sparsec.targets.linking import link
 from sparsec.targets.lowering import lower
@@ -25,7 +26,7 @@ from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Target
 
 if TYPE_CHECKING:
-    from sparsec.ir import Array
+    from sparsec.ir.types import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from sparsec.dims import Size
-from sparsec.ir import Graph, Node, Op, Type
+from sparsec.ir.dims import Size
+from sparsec.ir.graph import Graph, Node, Op
+from sparsec.ir.types import Type
 from sparsec.targets.calls import Call, Context, written
 from sparsec.targets.lowering_moves import concat, part_begins, parts_of
 

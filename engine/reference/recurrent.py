@@ -11,7 +11,8 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec.ir import Node, RecurrentAttrs
+from sparsec.ir.attributes import RecurrentAttrs
+from sparsec.ir.graph import Node
 
 Array: TypeAlias = NDArray[Any]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec.evidence import CERTAIN, block_evidence, group_evidence
+from sparsec.sparsity.evidence import CERTAIN, block_evidence, group_evidence
 
 Array: TypeAlias = NDArray[Any]
 

@@ -1,4 +1,4 @@
-"""measured_report: a report with the time every step took, beside the same model with dense kernels."""
+"""A report with the time every step took, beside the same model with dense kernels."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsec.measure import Turn
-from sparsec.summary import OPEN
+from sparsec.bench.measure import Turn
+from sparsec.explain.summary import OPEN
 
 if TYPE_CHECKING:
     from sparsec.runtime import Program

@@ -2,7 +2,7 @@
 
 A weight is a matrix [outputs, inputs]; a convolution's [outputs, channels, height, width] is
 read as [outputs, everything else].  ``infer`` calls something structure only where random zeros
-of the same density would show it less than once in a million times (see sparsec.evidence).
+of the same density would show it less than once in a million times (see sparsec.sparsity.evidence).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sparsec.evidence import CERTAIN, even_rows_evidence
 from sparsec.formats import hybrid
 from sparsec.formats.matrix import Array, MatrixLike, is_scipy
-from sparsec.structure import (
+from sparsec.sparsity.evidence import CERTAIN, even_rows_evidence
+from sparsec.sparsity.structure import (
     BLOCK_SIZES,
     FULL,
     GROUP_SIZES,

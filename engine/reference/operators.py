@@ -8,18 +8,15 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec import dims, reference_windows
 from sparsec.errors import IRError
-from sparsec.expr import Expr
-from sparsec.ir import (
+from sparsec.ir import dims
+from sparsec.ir.attributes import (
     AttentionAttrs,
     ConcatAttrs,
     ConvAttrs,
     ElementwiseAttrs,
     LayerNormAttrs,
     MatmulAttrs,
-    Node,
-    Op,
     PadAttrs,
     PoolAttrs,
     ReduceAttrs,
@@ -28,7 +25,10 @@ from sparsec.ir import (
     SoftmaxAttrs,
     TransposeAttrs,
 )
-from sparsec.reference_expr import evaluate_expr
+from sparsec.ir.expr import Expr
+from sparsec.ir.graph import Node, Op
+from sparsec.reference import windows
+from sparsec.reference.expr import evaluate_expr
 
 Array: TypeAlias = NDArray[Any]
 
@@ -49,7 +49,7 @@ def _matmul(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
 def _conv2d(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
     x, w, *extras = arrays
     attrs = cast(ConvAttrs, node.attrs)
-    return _with_epilogue(attrs.epilogue, reference_windows.conv2d(attrs, x, w), extras)
+    return _with_epilogue(attrs.epilogue, windows.conv2d(attrs, x, w), extras)
 
 
 def _with_epilogue(epilogue: Expr | None, product: Array, extras: list[Array]) -> Array:
@@ -126,11 +126,11 @@ def _transpose(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Arr
 
 
 def _pool(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
-    return reference_windows.pool(cast(PoolAttrs, node.attrs), arrays[0], shape_of(node, sizes)[2:])
+    return windows.pool(cast(PoolAttrs, node.attrs), arrays[0], shape_of(node, sizes)[2:])
 
 
 def _resize(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
-    return reference_windows.resize(cast(ResizeAttrs, node.attrs), arrays[0], shape_of(node, sizes)[2:])
+    return windows.resize(cast(ResizeAttrs, node.attrs), arrays[0], shape_of(node, sizes)[2:])
 
 
 def _concat(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
@@ -138,11 +138,11 @@ def _concat(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
 
 
 def _slice(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
-    return reference_windows.cut(cast(SliceAttrs, node.attrs), arrays[0], shape_of(node, sizes))
+    return windows.cut(cast(SliceAttrs, node.attrs), arrays[0], shape_of(node, sizes))
 
 
 def _pad(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:
-    return reference_windows.pad(cast(PadAttrs, node.attrs), arrays[0], shape_of(node, sizes))
+    return windows.pad(cast(PadAttrs, node.attrs), arrays[0], shape_of(node, sizes))
 
 
 def _relayout(node: Node, arrays: list[Array], sizes: Mapping[str, int]) -> Array:

@@ -11,8 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from sparsec.bench import DENSE, MIXED, SPARSEC, TOLERANCE, Comparison, LayerTime
-from sparsec.measure import Timing, spelled
+from sparsec.bench.compare import DENSE, MIXED, SPARSEC, TOLERANCE, Comparison, LayerTime
+from sparsec.bench.measure import Timing, spelled
 
 #: below this share of zeros a model has little that could be skipped
 FEW_ZEROS = 0.3
@@ -50,7 +50,7 @@ def verdict(found: Comparison, layers: Sequence[LayerTime], report: dict[str, An
 
     Args:
         found: what was measured.
-        layers: what :func:`sparsec.bench.layer_times` returned, if it was asked.
+        layers: what :func:`sparsec.bench.compare.layer_times` returned, if it was asked.
         report: of the program as it was compiled.
         model: its file, for the commands that are proposed.
     """

@@ -11,20 +11,15 @@ import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sparsec.expr import Call, Expr, walk
-from sparsec.expr import text as text_of
-from sparsec.ir import (
+from sparsec.ir.attributes import (
     AttentionAttrs,
-    Choice,
     ConcatAttrs,
     ConstAttrs,
     ConvAttrs,
     ElementwiseAttrs,
-    Graph,
     ItemAttrs,
     LayerNormAttrs,
     MatmulAttrs,
-    Node,
     PadAttrs,
     PoolAttrs,
     RecurrentAttrs,
@@ -35,9 +30,12 @@ from sparsec.ir import (
     TirAttrs,
     TransposeAttrs,
 )
+from sparsec.ir.expr import Call, Expr, walk
+from sparsec.ir.expr import text as text_of
+from sparsec.ir.graph import Choice, Graph, Node
 
 if TYPE_CHECKING:
-    from sparsec.ir import Attrs
+    from sparsec.ir.attributes import Attrs
 
 _COMMENT_COLUMN = 54
 _EXPRESSION_WIDTH = 100

@@ -12,17 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from sparsec.bound import traded
-from sparsec.measure import spelled
-from sparsec.picture import coloured, shaded
-from sparsec.summary import (
-    is_open,
-    next_speed_up,
-    open_sizes,
-    shares_of,
-    times_of,
-    totals_of,
-)
+from sparsec.bench.measure import spelled
+from sparsec.explain.summary import is_open, next_speed_up, open_sizes, shares_of, times_of, totals_of
+from sparsec.sparsity.bound import traded
+from sparsec.sparsity.picture import coloured, shaded
 
 Layer = Mapping[str, Any]
 Report = Mapping[str, Any]

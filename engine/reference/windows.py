@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec.ir import ConvAttrs, PadAttrs, PoolAttrs, ResizeAttrs, SliceAttrs
-from sparsec.resampling import taps
-from sparsec.verify_windows import positions
+from sparsec.ir.attributes import ConvAttrs, PadAttrs, PoolAttrs, ResizeAttrs, SliceAttrs
+from sparsec.ir.resampling import taps
+from sparsec.ir.verify_windows import positions
 
 Array: TypeAlias = NDArray[Any]
 

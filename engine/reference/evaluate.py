@@ -13,11 +13,13 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsec import dims
 from sparsec.errors import InputError, IRError
-from sparsec.ir import Graph, ItemAttrs, Node, Op, TirAttrs, Type
-from sparsec.reference_operators import MEANINGS, shape_of
-from sparsec.reference_recurrent import recurrent
+from sparsec.ir import dims
+from sparsec.ir.attributes import ItemAttrs, TirAttrs
+from sparsec.ir.graph import Graph, Node, Op
+from sparsec.ir.types import Type
+from sparsec.reference.operators import MEANINGS, shape_of
+from sparsec.reference.recurrent import recurrent
 
 Array: TypeAlias = NDArray[Any]
 

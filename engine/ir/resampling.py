@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sparsec.ir import ResizeAttrs
+    from sparsec.ir.attributes import ResizeAttrs
 
     Array: TypeAlias = NDArray[Any]
 

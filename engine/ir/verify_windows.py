@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from sparsec.dims import Size
-    from sparsec.ir import ConcatAttrs, ConvAttrs, Node, PadAttrs, PoolAttrs, SliceAttrs, Type
+    from sparsec.ir.attributes import ConcatAttrs, ConvAttrs, PadAttrs, PoolAttrs, SliceAttrs
+    from sparsec.ir.dims import Size
+    from sparsec.ir.graph import Node
+    from sparsec.ir.types import Type
 
 
 def window_problem(node: Node, args: Sequence[Type]) -> str:

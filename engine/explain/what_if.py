@@ -11,15 +11,15 @@ import networkx as nx
 from sparsec import pipeline
 from sparsec.compiler import ANALYSIS, PASSES, with_measured
 from sparsec.errors import ModelError
-from sparsec.ir import Graph, Node, Op, with_nodes
+from sparsec.explain.report import report_of
+from sparsec.ir.graph import Graph, Node, Op, with_nodes
 from sparsec.passes.infer_patterns import infer_patterns
-from sparsec.prune import Pruning
-from sparsec.report import report_of
+from sparsec.sparsity.prune import Pruning
 from sparsec.targets.layers import is_layer, weight_matrix
 from sparsec.targets.target import Target
 
 if TYPE_CHECKING:
-    from sparsec.ir import Array
+    from sparsec.ir.types import Array
     from sparsec.pipeline import Pass
 
 Report = Mapping[str, Any]

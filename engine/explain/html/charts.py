@@ -11,7 +11,7 @@ from itertools import cycle
 from math import log
 from typing import TYPE_CHECKING, Any
 
-from sparsec.picture import pixels
+from sparsec.sparsity.picture import pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from sparsec.dims import Size, product
-from sparsec.ir import Choice, ConstAttrs, Graph, Node, Op
+from sparsec.ir.attributes import ConstAttrs
+from sparsec.ir.dims import Size, product
+from sparsec.ir.graph import Choice, Graph, Node, Op
 from sparsec.passes.choose_format import beside_others, candidates
-from sparsec.pattern import infer
-from sparsec.prune import Pruning, largest_blocks
+from sparsec.sparsity.pattern import infer
+from sparsec.sparsity.prune import Pruning, largest_blocks
 from sparsec.targets.layers import is_layer, weight_matrix
 from sparsec.targets.problem import predicted_columns, problem_of
 
 if TYPE_CHECKING:
-    from sparsec.ir import Array
+    from sparsec.ir.types import Array
     from sparsec.targets.target import Target
 
 #: how many kinds of layers are looked at, those predicted to take the longest

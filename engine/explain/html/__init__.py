@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sparsec.html_report.page import page, write
+from sparsec.explain.html.page import page, write
 
 __all__ = ["page", "write"]

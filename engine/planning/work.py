@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from sparsec.dims import Size, product
-from sparsec.ir import ConstAttrs, Graph, Node, Op, Type
+from sparsec.ir.attributes import ConstAttrs
+from sparsec.ir.dims import Size, product
+from sparsec.ir.graph import Graph, Node, Op
+from sparsec.ir.types import Type
 from sparsec.targets.calls import Call, written
 
 #: what changes where values lie and nothing else

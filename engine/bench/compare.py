@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsec.bench_engines import Absent, Bound, Engine, Task, bind_program
-from sparsec.measure import Timing, interleaved
+from sparsec.bench.engines import Absent, Bound, Engine, Task, bind_program
+from sparsec.bench.measure import Timing, interleaved
 from sparsec.progress import Progress, counted
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sparsec.expr import Arg, Expr, Scalar, walk
+from sparsec.ir.expr import Arg, Expr, Scalar, walk
 
 Array: TypeAlias = NDArray[Any]
 

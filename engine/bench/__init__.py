@@ -1,0 +1,1 @@
+"""Timing side by side: programs, their layers, and other engines on the same file."""

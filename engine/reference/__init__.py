@@ -1,0 +1,1 @@
+"""What graphs mean, in plain NumPy: the oracle of tests."""
