@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import pytest
 
@@ -23,6 +24,14 @@ os.environ["SPARSEC_FACTS"] = "shipped"
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 EMULATOR = Path(__file__).parent / "emulator" / "emulator.py"
 GOLDEN = Path(__file__).parent / "golden"
+#: files whose tests compile many kernels, a case each
+SLOW = (
+    "test_conv.py",
+    "test_conv_images.py",
+    "test_depthwise_pool.py",
+    "test_kernels.py",
+    "test_recurrent.py",
+)
 
 
 @pytest.fixture(scope="session")
@@ -50,24 +59,32 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the many cases of a CUDA test, the first, the last and every eighth, unless all are asked for.
+    """Of the many cases of a slow test, the first, the last and some others, unless all are asked for.
 
-    The interpreter and nvcc are slow, and the same code makes them all; none of the slow ones.
+    A compiler is slow, and the same code makes them all.  Which cases are run depends on their names
+    alone, so that no kind of them is left out as a whole; none of the slow ones for a GPU.
     """
     if os.environ.get("SPARSEC_EVERY_CASE"):
         return
     cases: dict[tuple[str, str], list[pytest.Item]] = {}
     for item in items:
-        if item.path.name.startswith("test_cuda_") and item.path.name != "test_cuda_device.py":
+        if _one_of(item.path.name) > 1:
             cases.setdefault((item.path.name, getattr(item, "originalname", item.name)), []).append(item)
-    left_out = pytest.mark.skip(reason="not every case of a CUDA test: SPARSEC_EVERY_CASE=1 runs them")
-    for several in cases.values():
-        for i, item in enumerate(several[:-1]):
-            if i % 8:
+    left_out = pytest.mark.skip(reason="not every case of a slow test: SPARSEC_EVERY_CASE=1 runs them")
+    for (file, _), several in cases.items():
+        for item in several[1:-1]:
+            if crc32(item.name.encode()) % _one_of(file):
                 item.add_marker(left_out)
         for item in several:
             if item.get_closest_marker("slow"):
                 item.add_marker(left_out)
+
+
+def _one_of(file: str) -> int:
+    """Of how many cases one is run, on average."""
+    if file.startswith("test_cuda_") and file != "test_cuda_device.py":
+        return 8
+    return 2 if file in SLOW else 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
