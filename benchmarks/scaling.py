@@ -4,7 +4,7 @@
     python benchmarks/scaling.py --only bert_u90 ffn_512_u90 --rounds 100
 
 The two programs run in turns in one process; a round gives one ratio, of the medians of some calls.
-Before and after each round a loop in registers says what two cores give (`two_cores`): where that is
+Before, within and after each round a loop in registers says what two cores give (`two_cores`): where that is
 less than 1.9 times one, the host of this virtual machine gave a core to somebody else, and the round
 says nothing about the program.  The median over the other rounds is reported with its quartiles, and
 beside it the median over all rounds.  Outputs must be the same bit by bit.
@@ -110,13 +110,19 @@ def _rounds(calls: Sequence[Callable[[], Any]], counts: Sequence[int], wanted: i
     tried: list[Round] = []
     missing = wanted
     while missing and len(tried) < ATTEMPTS * wanted:
-        time.sleep(ASLEEP)
-        before = fraction()
-        one, two = (_turn(call, count) for call, count in zip(calls, counts, strict=True))
-        time.sleep(ASLEEP)
-        tried.append(Round(one, two, min(before, fraction())))
+        looks, times = [_look()], []
+        for call, count in zip(calls, counts, strict=True):
+            times.append(_turn(call, count))
+            looks.append(_look())
+        tried.append(Round(*times, min(looks)))
         missing -= tried[-1].cores >= WHOLE
     return tried
+
+
+def _look() -> float:
+    """What a loop in registers has of two cores, once the threads of programs sleep."""
+    time.sleep(ASLEEP)
+    return fraction()
 
 
 def _summary(rounds: Sequence[Round]) -> dict[str, Any]:
