@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sparsec import pipeline
@@ -72,7 +73,8 @@ def compile(
             GPUs: ``cuda`` (this machine's), ``sm_80``, ``sm_90``, ``sm_90a``, which need NVIDIA's nvcc.
             Several of one architecture, ``x86-64-v3,x86-64-v4``, make one plan with code for each: it
             is made for the first, and loading picks the most capable code the machine runs.
-        threads: threads the program runs on (default ``SPARSEC_THREADS``, else 1).
+        threads: threads the program runs on, and is made for (default ``SPARSEC_THREADS``, else 1);
+            a saved one runs on any number, with the same results.
         dynamic_shapes: passed to ``torch.export`` for a torch module.
         calibrate: inputs as the program will see them: a mapping of names to arrays, several of
             them, or an ``.npz`` file.  They are run once; a layer of one to four tokens that finds
@@ -102,17 +104,20 @@ def compile(
         Unsupported: it uses operators sparsec cannot run; all are listed.
         BuildError: code generation failed.
     """
-    machine = machine_of(target, dtype, calibrate)
-    graph = import_model(model, shapes, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes)
     count = settings().threads if threads is None else threads
+    machine = machine_of(target, dtype, calibrate, count)
+    graph = import_model(model, shapes, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes)
     if tune is not None:
         tune_first(graph, machine, tune, records, count)
     measured = measured_on(machine, records, count)
     return _loaded(artifact(graph, machine, calibrate, dense, progress, measured), machine, threads)
 
 
-def machine_of(target: str | Target, dtype: str | None = None, calibrate: Samples | None = None) -> Target:
-    """What is compiled for.
+def machine_of(
+    target: str | Target, dtype: str | None = None, calibrate: Samples | None = None,
+    threads: int | None = None,
+) -> Target:  # fmt: skip
+    """What is compiled for; ``threads`` is None for ``SPARSEC_THREADS``, else 1.
 
     Raises:
         ConfigError: nothing has the name, or it computes in no such dtype or learns nothing from samples.
@@ -120,7 +125,7 @@ def machine_of(target: str | Target, dtype: str | None = None, calibrate: Sample
     machine = computing_in(target if isinstance(target, Target) else target_named(target), dtype)
     if machine.gpu and calibrate is not None:
         raise ConfigError("calibrate is for processors: no kernel for GPUs skips inputs that are zero")
-    return machine
+    return replace(machine, threads=settings().threads if threads is None else threads)
 
 
 def _loaded(data: bytes, target: Target, threads: int | None) -> Program:

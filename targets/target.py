@@ -52,6 +52,8 @@ class Target:
     #: LLVM's triple of another architecture than x86-64, and command line options of its code generator
     triple: str = ""
     options: tuple[str, ...] = ()
+    #: threads that a program is made for; it runs on any number of them, with the same results
+    threads: int = 1
     #: what can run a layer, in the order ties are broken
     kernels: tuple[Kernel, ...] = ()
     #: further targets that code is made for from the same plan and weights (see targets.several)

@@ -95,6 +95,14 @@ def test_threads_change_no_bit(make: Any) -> None:
         np.testing.assert_array_equal(program(x), alone)
 
 
+def test_threads_share_a_single_token() -> None:
+    """A program is made for the threads it is to run on, and computes the same as one made for others."""
+    model, x = mlp(1, (512, 1024, 768), zeros=0.8), normal(1, 512)
+    alone, shared = (sparsec.compile(model, threads=threads) for threads in (1, 2))
+    np.testing.assert_array_equal(shared(x), alone(x))
+    assert all(step.tiles % 2 == 0 for step in shared.profile(x, repeats=1))
+
+
 def test_a_token_of_nan_stays_alone() -> None:
     """NaN and infinity in one row of the batch leave all other rows as they are, to the bit."""
     program = sparsec.compile(mlp("n", zeros=0.6))

@@ -331,6 +331,16 @@ def test_kernels_refuse_what_they_cannot_run() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rows", "threads", "chunk"),
+    [(768, 1, 768), (768, 2, 384), (768, 8, 256), (200, 2, 200), (3072, 1, 1024), (3072, 2, 768)],
+)
+def test_lookups_are_cut_for_threads(rows: int, threads: int, chunk: int) -> None:
+    target = replace(AVX2, threads=threads)
+    configs = lookup_gemv.space(Problem(rows, 256, 1, 0), infer(unstructured(rows, 256, 0.1)), target)
+    assert {config["chunk"] for config in configs} == {chunk}
+
+
+@pytest.mark.parametrize(
     ("density", "best"), [(0.5, "bitmask_gemv"), (0.3, "bitmask_gemv"), (0.1, "csr_gemv")]
 )
 def test_weights_beyond_the_caches_are_chosen_by_their_bytes(density: float, best: str) -> None:

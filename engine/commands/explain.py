@@ -193,4 +193,4 @@ class _Wanted:
         from sparsec.compiler import machine_of
         from sparsec.frontends import import_model
 
-        return import_model(source, shapes), machine_of(self.target, self.dtype, self.calibrate)
+        return import_model(source, shapes), machine_of(self.target, self.dtype, self.calibrate, self.threads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,7 @@ def tune_graph(
 ) -> Outcome:  # fmt: skip
     """:func:`tune` for an imported graph."""
     _refuse(target, remote)
+    target = replace(target, threads=threads)
     name = this_processor().key if remote is None else remote_machine(remote)
     layers = layers_of(pipeline.run(graph, target, ANALYSIS), target, name, threads)
     found = Records.read([path])

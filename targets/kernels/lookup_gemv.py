@@ -33,6 +33,8 @@ format = "ell"
 
 #: slots a visit up to which the inner loop is unrolled whole
 _STRAIGHT = 8
+#: rows of a unit of work, and fewest rows that a thread's share is worth
+_TALL, _SHARED_ROWS = 1024, 256
 
 
 def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
@@ -44,8 +46,9 @@ def accepts(problem: Problem, pattern: Pattern, target: Target) -> bool:
 def space(problem: Problem, pattern: Pattern, target: Target) -> tuple[dict[str, int], ...]:
     """Every number of registers that x can be looked up in."""
     lanes = target.lanes
-    # long runs of equal visits need many rows: cut only what is tall
-    chunks = max(1, problem.rows // 1024)
+    # long runs of equal visits need many rows: cut only what is tall, or what several threads share
+    shares = max(1, min(target.threads, problem.rows // _SHARED_ROWS))
+    chunks = -(-max(1, problem.rows // _TALL) // shares) * shares
     chunk = -(-problem.rows // (chunks * lanes)) * lanes
     return tuple({"registers": w, "chunk": chunk} for w in table_sizes(target))
 
