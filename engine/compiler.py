@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from operator import index
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from sparsec import pipeline
 from sparsec.calibrate import Calibrate, Samples, samples_of
@@ -98,7 +99,8 @@ def compile(
 
     Raises:
         ConfigError: no layer has a name given in ``dense``, or records cannot be read or written;
-            or the target has no kernels for ``dtype``, or takes no samples and is not tuned (GPUs).
+            or nothing runs on that many threads; or the target has no kernels for ``dtype``, or takes
+            no samples and is not tuned (GPUs).
         ModelError: the model cannot be read.
         InputError: the samples do not fit the model's inputs.
         Unsupported: it uses operators sparsec cannot run; all are listed.
@@ -120,12 +122,16 @@ def machine_of(
     """What is compiled for; ``threads`` is None for ``SPARSEC_THREADS``, else 1.
 
     Raises:
-        ConfigError: nothing has the name, or it computes in no such dtype or learns nothing from samples.
+        ConfigError: nothing has the name, or it computes in no such dtype or learns nothing from samples;
+            or nothing runs on that many threads.
     """
     machine = computing_in(target if isinstance(target, Target) else target_named(target), dtype)
     if machine.gpu and calibrate is not None:
         raise ConfigError("calibrate is for processors: no kernel for GPUs skips inputs that are zero")
-    return replace(machine, threads=settings().threads if threads is None else threads)
+    count = settings().threads if threads is None else threads
+    if not isinstance(count, SupportsIndex) or not 1 <= index(count) <= 256:
+        raise ConfigError(f"threads={count!r}: expected a whole number from 1 to 256")
+    return replace(machine, threads=index(count))
 
 
 def _loaded(data: bytes, target: Target, threads: int | None) -> Program:

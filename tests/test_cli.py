@@ -208,6 +208,7 @@ def test_wrong_options_are_refused(compiled: Path, tmp_path: Path) -> None:
     assert "compiled already" in refusal("run", compiled, "--shape", "pixels=1,64", cwd=tmp_path)
     assert "batches" in refusal("run", compiled, "--size", "batches=2", cwd=tmp_path)
     assert "threads" in refusal("run", compiled, "--threads", "0", cwd=tmp_path)
+    assert "from 1 to 256" in refusal("compile", DIGITS, "--threads", "257", cwd=tmp_path)
     assert "not-there" in refusal("compile", DIGITS, "--dense", "not-there", "-q", cwd=tmp_path)
     assert "tensorrt" in refusal("bench", DIGITS, "--against", "tensorrt", cwd=tmp_path)
     assert "give that one" in refusal("bench", compiled, "--against", "onnxruntime", cwd=tmp_path)

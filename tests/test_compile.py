@@ -22,7 +22,7 @@ from scipy import sparse
 
 import sparsec
 from sparsec.compiler import artifact
-from sparsec.errors import ArtifactError, ModelError, Unsupported
+from sparsec.errors import ArtifactError, ConfigError, ModelError, Unsupported
 from sparsec.reference.evaluate import evaluate
 from sparsec.runtime import Program
 from sparsec.targets.x86 import AVX2, AVX512, cpu_features
@@ -101,6 +101,12 @@ def test_threads_share_a_single_token() -> None:
     alone, shared = (sparsec.compile(model, threads=threads) for threads in (1, 2))
     np.testing.assert_array_equal(shared(x), alone(x))
     assert all(step.tiles % 2 == 0 for step in shared.profile(x, repeats=1))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257, 1.5, "2"])
+def test_numbers_of_threads_that_nothing_runs_on(threads: Any) -> None:
+    with pytest.raises(ConfigError, match="from 1 to 256"):
+        sparsec.compile(mlp(1, (8, 8)), threads=threads)
 
 
 def test_a_token_of_nan_stays_alone() -> None:

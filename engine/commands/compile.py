@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from sparsec.commands.models import compile_to
-from sparsec.commands.options import Calibrate, Dense, Dtype, Json, OnnxPath, Quiet, Shapes, TargetName
+from sparsec.commands.options import (
+    Calibrate,
+    Dense,
+    Dtype,
+    Json,
+    OnnxPath,
+    Quiet,
+    Shapes,
+    TargetName,
+    Threads,
+)
 from sparsec.commands.output import console, print_json
 from sparsec.commands.watch import watched
 from sparsec.runtime.files import folder_of
@@ -22,6 +32,7 @@ def compile_command(
     ] = None,
     shape: Shapes = None,
     target: TargetName = "native",
+    threads: Threads = None,
     dtype: Dtype = None,
     dense: Dense = None,
     calibrate: Calibrate = None,
@@ -36,7 +47,8 @@ def compile_command(
     folder_of(path)
     started = time.perf_counter()
     with watched(quiet) as progress:
-        report = compile_to(path, model, shape, target, dense, progress, calibrate, compressed, dtype)
+        arguments = (path, model, shape, target, dense, progress, calibrate, compressed, dtype)
+        report = compile_to(*arguments, threads=threads)
     seconds, nbytes = time.perf_counter() - started, path.stat().st_size
     if as_json:
         print_json({"output": str(path), "seconds": seconds, "bytes": nbytes, "report": report})

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 def compile_to(
     path: Path, model: Path, shape: list[str] | None, target: str, dense: list[str] | None,
     progress: Progress, calibrate: Path | None = None, compressed: bool = False, dtype: str | None = None,
+    threads: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Compile and write; the machine compiled for need not be this one.  Returns the report."""
     source, shapes = onnx_file(model), parse_shapes(shape)  # refused before a compiler is loaded
     from sparsec.compiler import artifact, machine_of, measured_on
-    from sparsec.config import settings
     from sparsec.frontends import import_model
     from sparsec.runtime.artifact import manifest_of
     from sparsec.runtime.files import replacing
     from sparsec.runtime.shipping import write_compressed
 
-    machine = machine_of(target, dtype, calibrate)
+    machine = machine_of(target, dtype, calibrate, threads)
     graph = import_model(source, shapes)
-    measured = measured_on(machine, True, settings().threads)
+    measured = measured_on(machine, True, machine.threads)
     data = artifact(graph, machine, calibrate, parse_dense(dense), progress, measured)
     if compressed:
         write_compressed(data, path)

@@ -37,7 +37,8 @@ Dtype = Annotated[
     typer.Option(metavar="NAME", help="what a GPU computes in: float32 (default), float16 or bfloat16"),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", help="threads to run on (default: SPARSEC_THREADS, else 1)")
+    int | None,
+    typer.Option("--threads", help="threads to run on, or be made for (default: SPARSEC_THREADS, else 1)"),
 ]
 Dense = Annotated[
     list[str] | None,
