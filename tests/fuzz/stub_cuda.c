@@ -50,8 +50,10 @@ static CUresult launch(CUfunction function, unsigned int blocks, unsigned int y,
     const struct plan *plan = &running_model->plan;
     const size_t first = (size_t)(parameters - running->device->parameters);
     size_t step = 0;
-    while (plan->steps[step].argument_count == 0 || plan->steps[step].first_argument != first) step++;
-    for (size_t i = first; i < first + plan->steps[step].argument_count; i++) {
+    const size_t steps = plan->step_count;
+    while (step < steps && (plan->steps[step].argument_count == 0 || plan->steps[step].first_argument != first)) step++;
+    const size_t arguments = step < steps ? plan->steps[step].argument_count : 0; /* a kernel may take none */
+    for (size_t i = first; i < first + arguments; i++) {
         void *value;
         memcpy(&value, parameters[i - first], sizeof value);
         if (plan->arguments[i].kind == ARGUMENT_POINTER)
