@@ -84,7 +84,7 @@ def _one_of(file: str) -> int:
     """Of how many cases one is run, on average."""
     if file.startswith("test_cuda_") and file != "test_cuda_device.py":
         return 8
-    return 2 if file in SLOW else 1
+    return 3 if file in SLOW else 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
