@@ -211,7 +211,7 @@ def _measure_all(wanted: list[Problem], rows: dict[str, Any], path: Path, about:
     import time
 
     end = time.monotonic() + 60 * minutes
-    with Measurer(native(), 1) as measurer:
+    with Measurer(native()) as measurer:
         for problem in track(wanted, disable=not sys.stderr.isatty()):
             if time.monotonic() > end:
                 break

@@ -46,6 +46,8 @@ TARGET = native()
 PANEL = 4 * TARGET.lanes
 TOKENS = (32, 128, 256)
 PAIR = ("csr_spmm", "hybrid_spmm")
+#: what is looked at once: long beside the clock's steps and an empty call, short beside a disturbance
+SAMPLE_SECONDS = 20e-6
 #: a difference below this is none; lines of either kind that a matrix must have
 SLACK, LEAST = 1.03, 16
 #: DLMC's matrices with a larger share of unused inputs are all timed; of the others, one in so many
@@ -167,19 +169,28 @@ def minima(calls: Mapping[str, Bound], rounds: int, turn: float = 0.002) -> dict
     """Seconds of a call undisturbed: every panel's minimum over turns A B A B, less that of empty calls."""
     best = {name: np.full(len(one.panels), np.inf) for name, one in calls.items()}
     empty = dict.fromkeys(calls, np.inf)
+    counts = {name: _count(one) for name, one in calls.items()}
     for _ in range(rounds):
         for name, one in calls.items():
-            end = time.perf_counter() + turn
+            count, end = counts[name], time.perf_counter() + turn
             while time.perf_counter() < end:
-                best[name] = np.minimum(best[name], [_seconds(one, *panel) for panel in one.panels])
-            empty[name] = min(empty[name], *(_seconds(one, 0, 0) for _ in range(20)))
+                best[name] = np.minimum(best[name], [_seconds(one, *panel, count) for panel in one.panels])
+            empty[name] = min(empty[name], *(_seconds(one, 0, 0, count) for _ in range(20)))
     return {name: float((best[name] - empty[name]).sum()) for name in calls}
 
 
-def _seconds(one: Bound, first: int, last: int) -> float:
+def _count(one: Bound) -> int:
+    """How many calls make a sample."""
+    once = min(_seconds(one, *one.panels[0]) for _ in range(5))
+    return max(1, round(SAMPLE_SECONDS / once))
+
+
+def _seconds(one: Bound, first: int, last: int, count: int = 1) -> float:
+    """Of one call, in ``count`` of them."""
     start = time.perf_counter()
-    one.call(first, last)
-    return time.perf_counter() - start
+    for _ in range(count):
+        one.call(first, last)
+    return (time.perf_counter() - start) / count
 
 
 def right(one: Mapping[str, Any]) -> bool:

@@ -102,5 +102,5 @@ def layer_of(problem: Problem) -> Layer:
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     graph = helper.make_graph([node], "g", ports[:1], ports[1:], [numpy_helper.from_array(weight, "w")])
     imported = import_model(helper.make_model(graph))
-    [layer] = layers_of(pipeline.run(imported, native(), ANALYSIS), native(), "", 1)
+    [layer] = layers_of(pipeline.run(imported, native(), ANALYSIS), native(), "")
     return layer

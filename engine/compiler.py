@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from operator import index
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any
 
 from sparsec import pipeline
 from sparsec.calibrate import Calibrate, Samples, samples_of
-from sparsec.config import settings
+from sparsec.config import threads_of
 from sparsec.errors import ArtifactError, ConfigError
 from sparsec.explain.report import report_of
 from sparsec.frontends import import_model
@@ -106,12 +105,11 @@ def compile(
         Unsupported: it uses operators sparsec cannot run; all are listed.
         BuildError: code generation failed.
     """
-    count = settings().threads if threads is None else threads
-    machine = machine_of(target, dtype, calibrate, count)
+    machine = machine_of(target, dtype, calibrate, threads)
     graph = import_model(model, shapes, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes)
     if tune is not None:
-        tune_first(graph, machine, tune, records, count)
-    measured = measured_on(machine, records, count)
+        tune_first(graph, machine, tune, records)
+    measured = measured_on(machine, records)
     return _loaded(artifact(graph, machine, calibrate, dense, progress, measured), machine, threads)
 
 
@@ -128,10 +126,7 @@ def machine_of(
     machine = computing_in(target if isinstance(target, Target) else target_named(target), dtype)
     if machine.gpu and calibrate is not None:
         raise ConfigError("calibrate is for processors: no kernel for GPUs skips inputs that are zero")
-    count = settings().threads if threads is None else threads
-    if not isinstance(count, SupportsIndex) or not 1 <= index(count) <= 256:
-        raise ConfigError(f"threads={count!r}: expected a whole number from 1 to 256")
-    return replace(machine, threads=index(count))
+    return replace(machine, threads=threads_of(threads))
 
 
 def _loaded(data: bytes, target: Target, threads: int | None) -> Program:
@@ -165,7 +160,7 @@ def analyze(
     model: Any, *, example_inputs: tuple[Any, ...] | None = None, shapes: Shapes | None = None,
     target: str | Target = "native", dynamic_shapes: Any = None, calibrate: Samples | None = None,
     dense: bool | Sequence[str] = False, progress: Progress | None = None, records: Path | bool = True,
-    dtype: str | None = None,
+    dtype: str | None = None, threads: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What a model's zeros look like and what would run them, without generating code for it.
 
@@ -173,10 +168,10 @@ def analyze(
         The report :attr:`Program.report` holds; arguments and errors are those of
         :func:`compile`.
     """
-    machine = machine_of(target, dtype, calibrate)
+    machine = machine_of(target, dtype, calibrate, threads)
     graph = import_model(model, shapes, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes)
     passes = _with_dense(_with_samples(ANALYSIS, graph, calibrate), dense)
-    passes = with_measured(passes, measured_on(machine, records, settings().threads))
+    passes = with_measured(passes, measured_on(machine, records))
     return report_of(pipeline.run(graph, machine, passes, progress=progress), None, machine)
 
 
@@ -198,18 +193,16 @@ def _with_samples(passes: tuple[Pass, ...], graph: Graph, samples: Samples | Non
     return (*passes[:at], Calibrate(samples_of(samples, graph), finish), *passes[at:])
 
 
-def tune_first(
-    graph: Graph, target: Target, budget: float | Budget, records: Path | bool, threads: int
-) -> None:
+def tune_first(graph: Graph, target: Target, budget: float | Budget, records: Path | bool) -> None:
     """Measure for a while; the records go to ``records``."""
     from sparsec.tuning.search import Budget
     from sparsec.tuning.tune import records_file, tune_graph
 
     limit = budget if isinstance(budget, Budget) else Budget(minutes=float(budget))
-    tune_graph(graph, target, records_file(records), limit, threads)
+    tune_graph(graph, target, records_file(records), limit)
 
 
-def measured_on(target: Target, records: Path | bool, threads: int) -> Pass | None:
+def measured_on(target: Target, records: Path | bool) -> Pass | None:
     """The pass that chooses by what was measured on such a machine, None where nothing was.
 
     Records are of one target's kernels: several targets with one plan go by predictions, and so do GPUs.
@@ -220,7 +213,7 @@ def measured_on(target: Target, records: Path | bool, threads: int) -> Pass | No
     from sparsec.tuning.tune import default_records
 
     path = default_records() if records is True else records
-    return None if path is None else from_file(path, threads)
+    return None if path is None else from_file(path)
 
 
 def with_measured(passes: tuple[Pass, ...], measured: Pass | None) -> tuple[Pass, ...]:

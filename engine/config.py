@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
+from typing import SupportsIndex
 
 from sparsec.errors import ConfigError
 
@@ -25,6 +27,9 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     "SPARSEC_DEVICE": ("0", "which GPU runs CUDA programs"),
     "SPARSEC_LIBCUDA": ("libcuda.so.1", "the GPU driver's library, which runs CUDA programs"),
 }
+
+#: on how many threads one program can run; the C runtime holds to the same number
+MAXIMUM_THREADS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,7 @@ def settings() -> Settings:
     return Settings(
         debug=_number("SPARSEC_DEBUG", low=0),
         dump=Path(dump).expanduser() if dump else None,
-        threads=_number("SPARSEC_THREADS", low=1),
+        threads=_number("SPARSEC_THREADS", 1, MAXIMUM_THREADS),
         cache=Path(cache).expanduser() if cache else None,
         cache_bytes=_number("SPARSEC_CACHE_BYTES", low=0),
         cc=_text("SPARSEC_CC"),
@@ -65,6 +70,19 @@ def settings() -> Settings:
         libcuda=_text("SPARSEC_LIBCUDA"),
         device=_number("SPARSEC_DEVICE", low=0),
     )
+
+
+def threads_of(count: SupportsIndex | None) -> int:
+    """A number of threads that somebody asked for; that of ``SPARSEC_THREADS`` for None.
+
+    Raises:
+        ConfigError: nothing runs on that many.
+    """
+    if count is None:
+        return settings().threads
+    if not isinstance(count, SupportsIndex) or not 1 <= index(count) <= MAXIMUM_THREADS:
+        raise ConfigError(f"threads={count!r}: expected a whole number from 1 to {MAXIMUM_THREADS}")
+    return index(count)
 
 
 def _text(name: str) -> str:
@@ -78,8 +96,9 @@ def _one_of(name: str, choices: Sequence[str]) -> str:
     return raw
 
 
-def _number(name: str, low: int) -> int:
+def _number(name: str, low: int, high: int | None = None) -> int:
     raw = _text(name)
-    if not raw.isdigit() or int(raw) < low:
-        raise ConfigError(f"{name}={raw!r}: expected a whole number of at least {low}")
+    if not raw.isdigit() or int(raw) < low or (high is not None and int(raw) > high):
+        span = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ConfigError(f"{name}={raw!r}: expected a whole number {span}")
     return int(raw)

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
-from sparsec.config import settings
-from sparsec.errors import ArtifactError, ConfigError, InputError
+from sparsec.config import settings, threads_of
+from sparsec.errors import ArtifactError, InputError
 from sparsec.runtime import _executor
 from sparsec.runtime._executor import Prepared
 from sparsec.runtime.arrays import Placement, as_torch, placement, to_array, to_output
@@ -77,10 +77,10 @@ class Program:
         self._names = tuple(port.name for port in self._inputs)
         self._on_gpu = model.device == "cuda"
         self._report: dict[str, Any] | None = None
-        chosen = settings()
-        self.threads = chosen.threads if threads is None else threads
+        model.threads = threads_of(threads)
         # what runs is decided here, so that watching costs nothing when it is off
-        self._runner: _executor.Model | Watched = Watched(model, self.report) if chosen.debug >= 3 else model
+        watched = settings().debug >= 3
+        self._runner: _executor.Model | Watched = Watched(model, self.report) if watched else model
 
     @classmethod
     def load(
@@ -159,16 +159,13 @@ class Program:
         """How many threads one call may use, the caller's included (1 to 256); no matter on a GPU.
 
         Raises:
-            ConfigError: when set to anything else.
+            ConfigError: when set to another number.
         """
         return self._model.threads
 
     @threads.setter
     def threads(self, count: int) -> None:
-        try:
-            self._model.threads = count
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ConfigError(f"threads={count!r}: expected a whole number from 1 to 256") from error
+        self._model.threads = threads_of(count)
 
     @property
     def manifest(self) -> dict[str, Any]:

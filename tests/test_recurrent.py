@@ -23,7 +23,7 @@ from sparsec.errors import Unsupported  # noqa: E402
 from sparsec.frontends.from_onnx import from_onnx  # noqa: E402
 from sparsec.ir import printer  # noqa: E402
 from sparsec.ir.graph import Op  # noqa: E402
-from sparsec.reference import evaluate as reference  # noqa: E402
+from sparsec.reference.evaluate import evaluate  # noqa: E402
 from sparsec.targets.build import module_of  # noqa: E402
 from sparsec.targets.kernels import recurrent  # noqa: E402
 from sparsec.targets.x86 import native  # noqa: E402
@@ -142,7 +142,7 @@ def test_the_reference_agrees_with_onnxruntime() -> None:
     for operator in GATES:
         proto = layer(operator, "reverse", 6, 3, 5)
         graph, inputs = from_onnx(proto), feeds(proto, 6, 3)
-        got = reference.evaluate(graph, inputs, dtype=np.float64)
+        got = evaluate(graph, inputs, dtype=np.float64)
         for one, want in zip(got.values(), onnxruntime_run(proto, inputs), strict=True):
             assert_close(one.astype(np.float32), want, 1e-5)
 

@@ -380,6 +380,9 @@ def test_threads_setting(softmax: Program, code: bytes, monkeypatch: pytest.Monk
     monkeypatch.setenv("SPARSEC_THREADS", "3")
     assert Program.from_bytes(twice_model().build(code)).threads == 3
     assert Program.from_bytes(twice_model().build(code), threads=2).threads == 2
+    monkeypatch.setenv("SPARSEC_THREADS", "257")
+    with pytest.raises(ConfigError, match="SPARSEC_THREADS='257': expected a whole number from 1 to 256"):
+        Program.from_bytes(twice_model().build(code))
 
 
 def test_pickle(softmax: Program) -> None:

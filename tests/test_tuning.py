@@ -48,7 +48,7 @@ def weight(rows: int = 48, columns: int = 64, density: float = 0.1) -> Any:
 @pytest.fixture(scope="module")
 def layer() -> Layer:
     graph = pipeline.run(import_model(weight()), native(), ANALYSIS)
-    [found] = layers_of(graph, native(), this_processor().key, 1)
+    [found] = layers_of(graph, native(), this_processor().key)
     return found
 
 
@@ -213,7 +213,7 @@ while (message := receive(sys.stdin.buffer)) is not None:
 
 @pytest.fixture
 def measurer() -> Iterator[Measurer]:
-    with Measurer(native(), 1, patience=1.0, command=(sys.executable, "-c", STUB)) as found:
+    with Measurer(native(), patience=1.0, command=(sys.executable, "-c", STUB)) as found:
         yield found
 
 
@@ -228,7 +228,7 @@ def test_a_crash_a_hang_or_an_end_costs_one_trial(layer: Layer, measurer: Measur
 
 def test_a_worker_measures_and_refuses(layer: Layer) -> None:
     default = layer.trials[0]
-    with Measurer(native(), 1) as measurer:
+    with Measurer(native()) as measurer:
         found = measurer.measure(layer, default.kernel, default.config)
         assert found.status == "ok" and found.seconds and 0 < found.seconds < 1 and found.default
         assert measurer.measure(layer, default.kernel, (("group", 2),)).status.startswith("failed: KeyError")
@@ -237,7 +237,7 @@ def test_a_worker_measures_and_refuses(layer: Layer) -> None:
 
 def test_wrong_results_are_no_time(layer: Layer) -> None:
     graph = pipeline.run(import_model(weight() * 2), native(), ANALYSIS)
-    [other] = layers_of(graph, native(), "cpu", 1)
+    [other] = layers_of(graph, native(), "cpu")
     default = layer.trials[0]
     right, wrong = (
         program_bytes(one.graph, one.node.name, default.kernel, default.config, native())
@@ -293,7 +293,7 @@ def test_layers_pruned_alike_are_measured_once() -> None:
     port = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [8, 64]) for n in ("x0", "x3")]
     initial = [numpy_helper.from_array(w, f"w{i}") for i, w in enumerate(weights)]
     model = helper.make_model(helper.make_graph(nodes, "g", port[:1], port[1:], initial))
-    layers = layers_of(pipeline.run(import_model(model), native(), ANALYSIS), native(), "cpu", 1)
+    layers = layers_of(pipeline.run(import_model(model), native(), ANALYSIS), native(), "cpu")
     assert sum(one.count for one in layers) == 3 and len(layers) <= 2
 
 

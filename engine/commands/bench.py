@@ -25,7 +25,7 @@ from sparsec.commands.options import (
 )
 from sparsec.commands.output import console, print_json
 from sparsec.commands.watch import watched
-from sparsec.config import settings
+from sparsec.config import threads_of
 from sparsec.errors import ConfigError
 from sparsec.runtime.files import folder_of
 
@@ -77,7 +77,7 @@ def bench_command(
     from sparsec.bench.show import as_json as data
     from sparsec.bench.show import fastest_of_ours, table, verdict
 
-    count = settings().threads if threads is None else threads
+    count = threads_of(threads)
     with watched(quiet) as progress:
         program = program_of(model, shape, target, count, dense, progress, calibrate)
         feeds = feeds_for(program, inputs, size, quiet or as_json)

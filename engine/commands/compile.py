@@ -47,8 +47,9 @@ def compile_command(
     folder_of(path)
     started = time.perf_counter()
     with watched(quiet) as progress:
-        arguments = (path, model, shape, target, dense, progress, calibrate, compressed, dtype)
-        report = compile_to(*arguments, threads=threads)
+        report = compile_to(
+            path, model, shape, target, dense, progress, calibrate, compressed, dtype, threads
+        )
     seconds, nbytes = time.perf_counter() - started, path.stat().st_size
     if as_json:
         print_json({"output": str(path), "seconds": seconds, "bytes": nbytes, "report": report})

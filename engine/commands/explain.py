@@ -26,7 +26,7 @@ from sparsec.commands.options import (
 )
 from sparsec.commands.output import console, print_json
 from sparsec.commands.watch import watched
-from sparsec.config import settings
+from sparsec.config import threads_of
 from sparsec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def explain_command(
 
         check()
         folder_of(html)
-    count = settings().threads if threads is None else threads
+    count = threads_of(threads)
     with watched(quiet or as_json) as progress:
         wanted = _Wanted(
             model, shape, target, dense, count, inputs, size, rounds, quiet or as_json, progress,
@@ -90,7 +90,7 @@ def explain_command(
         elif pruning is not None:
             report = wanted.as_if(pruning)
         else:
-            report = report_of(model, shape, target, dense, progress, calibrate, dtype)
+            report = report_of(model, shape, target, dense, progress, calibrate, dtype, count)
     if html is not None:
         from sparsec.explain.html.page import write
 
@@ -137,7 +137,7 @@ class _Wanted:
         from sparsec.compiler import measured_on
         from sparsec.explain.what_if import analysed, as_if_pruned, compared
 
-        records = measured_on(machine, True, self.threads)
+        records = measured_on(machine, True)
         report = analysed(graph, machine, records)
         then = analysed(as_if_pruned(graph, machine, pruning), machine, records)
         return report | {"what_if": compared(report, then, pruning)}
@@ -171,7 +171,7 @@ class _Wanted:
         from sparsec.compiler import artifact, measured_on
         from sparsec.explain.what_if import as_if_pruned
 
-        records = measured_on(machine, True, self.threads)
+        records = measured_on(machine, True)
 
         def program(of: Graph, dense: bool | list[str], samples: Path | None = None) -> Program:
             data = artifact(of, machine, samples, dense, self.progress, records)

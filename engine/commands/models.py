@@ -30,7 +30,7 @@ def compile_to(
 
     machine = machine_of(target, dtype, calibrate, threads)
     graph = import_model(source, shapes)
-    measured = measured_on(machine, True, machine.threads)
+    measured = measured_on(machine, True)
     data = artifact(graph, machine, calibrate, parse_dense(dense), progress, measured)
     if compressed:
         write_compressed(data, path)
@@ -86,7 +86,7 @@ def _report_in(path: Path) -> dict[str, Any]:
 
 def report_of(
     model: Path, shape: list[str] | None, target: str, dense: list[str] | None, progress: Progress,
-    calibrate: Path | None = None, dtype: str | None = None,
+    calibrate: Path | None = None, dtype: str | None = None, threads: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What ``Program.report`` holds; no code is generated but for samples to run."""
     if is_compiled(model, shape, target, dense, calibrate):
@@ -96,7 +96,7 @@ def report_of(
 
     return sparsec.analyze(
         source, shapes=shapes, target=target, calibrate=calibrate, dense=parse_dense(dense),
-        progress=progress, dtype=dtype,
+        progress=progress, dtype=dtype, threads=threads,
     )  # fmt: skip
 
 

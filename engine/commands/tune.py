@@ -13,7 +13,6 @@ from sparsec.commands.models import onnx_file
 from sparsec.commands.options import Json, OnnxPath, Quiet, Shapes, TargetName, Threads, parse_shapes
 from sparsec.commands.output import console, print_json
 from sparsec.commands.watch import watched
-from sparsec.config import settings
 
 if TYPE_CHECKING:
     from sparsec.tuning.tune import Outcome
@@ -47,11 +46,10 @@ def tune_command(
     source, shapes = onnx_file(model), parse_shapes(shape)
     from sparsec.tuning.tune import tune
 
-    count = settings().threads if threads is None else threads
     with watched(quiet) as progress:
         outcome = tune(
             source, minutes=minutes or None, trials=trials, records=records, shapes=shapes, target=target,
-            threads=count, remote=remote,
+            threads=threads, remote=remote,
             progress=lambda text, done, share: progress("% of the budget", round(100 * share), 100),
         )  # fmt: skip
     if as_json:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from sparsec.targets.target import Kernel, Problem, Target
 
 
-def from_file(path: Path, threads: int) -> ChooseMeasured | None:
+def from_file(path: Path) -> ChooseMeasured | None:
     """The pass for this machine; None for a file that has no records."""
     found = Records.read([path])
-    return ChooseMeasured(found, this_processor().key, threads) if len(found) else None
+    return ChooseMeasured(found, this_processor().key) if len(found) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,6 @@ class ChooseMeasured:
 
     records: Records
     machine: str
-    threads: int = 1
 
     def __call__(self, graph: Graph, target: Target) -> Graph:
         nodes = graph.node_map()
@@ -50,7 +49,7 @@ class ChooseMeasured:
         if pattern is None:
             return n
         problem = problem_of(nodes, n)
-        times = self.records.times(task_of(problem, pattern, target, self.machine, self.threads))
+        times = self.records.times(task_of(problem, pattern, target, self.machine))
         target = beside_others(graph, nodes, n, target)
         ranked = candidates(problem, pattern, target)
         usable = {k: t for k, t in times.items() if any(kernel.name == k[0] for _, kernel, _ in ranked)}

@@ -26,10 +26,10 @@ class Measurer:
     """Measures trials of one layer after the other in a process of its own; a context manager."""
 
     def __init__(
-        self, target: Target, threads: int, remote: str | None = None, patience: float = PATIENCE,
+        self, target: Target, remote: str | None = None, patience: float = PATIENCE,
         command: Sequence[str] = (sys.executable, "-m", "sparsec.tuning.worker"),
     ) -> None:  # fmt: skip
-        self._target, self._threads, self._remote = target, threads, remote
+        self._target, self._remote = target, remote
         self._patience, self._command = patience, command
         self._process: subprocess.Popen[bytes] | None = None
         self._layer: Layer | None = None
@@ -55,7 +55,7 @@ class Measurer:
         if fresh:
             self._start()
         first = layer.trials[0]
-        work = Work(layer.graph, layer.node.name, packed_target(self._target), self._threads,
+        work = Work(layer.graph, layer.node.name, packed_target(self._target),
                     (first.kernel, first.config), layer.problem.active, self._remote)  # fmt: skip
         answer = self._ask(work, self._patience + (STARTUP if fresh else 0))
         self._layer = layer if answer.status == "ok" else None

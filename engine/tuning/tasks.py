@@ -58,10 +58,10 @@ class Layer:
     count: int = 1
 
 
-def task_of(problem: Problem, pattern: Pattern, target: Target, machine: str, threads: int = 1) -> Task:
+def task_of(problem: Problem, pattern: Pattern, target: Target, machine: str) -> Task:
     """What a layer's records are found by."""
     name = f"{target.mcpu}, {target.lanes} lanes"
-    return Task(machine, name, threads, _problem_text(problem), _pattern_text(pattern))
+    return Task(machine, name, target.threads, _problem_text(problem), _pattern_text(pattern))
 
 
 def _problem_text(p: Problem) -> str:
@@ -101,7 +101,7 @@ def _pattern_text(pattern: Pattern) -> str:
     return ", ".join(parts)
 
 
-def layers_of(graph: Graph, target: Target, machine: str, threads: int) -> list[Layer]:
+def layers_of(graph: Graph, target: Target, machine: str) -> list[Layer]:
     """The distinct layers of an analysed graph (every choice made, nothing packed)."""
     nodes = graph.node_map()
     found: dict[Task, Layer] = {}
@@ -110,7 +110,7 @@ def layers_of(graph: Graph, target: Target, machine: str, threads: int) -> list[
             continue
         problem = problem_of(nodes, n)
         pattern = cast("Pattern", cast(ConstAttrs, nodes[n.args[1]].attrs).pattern)
-        task = task_of(problem, pattern, target, machine, threads)
+        task = task_of(problem, pattern, target, machine)
         if task in found:
             found[task] = replace(found[task], count=found[task].count + 1)
         else:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsec import pipeline
-from sparsec.compiler import ANALYSIS
+from sparsec.compiler import ANALYSIS, machine_of
 from sparsec.config import settings
 from sparsec.errors import ConfigError
 from sparsec.frontends import import_model
-from sparsec.targets.named import runs_here, target_named
+from sparsec.targets.named import runs_here
 from sparsec.targets.processor import this_processor
 from sparsec.targets.target import Target
 from sparsec.tuning.measurer import Measurer
@@ -53,8 +53,8 @@ class Outcome:
 def tune(
     model: Any, *, minutes: float | None = 20.0, trials: int | None = None, records: Path | None = None,
     example_inputs: tuple[Any, ...] | None = None, shapes: Shapes | None = None,
-    target: str | Target = "native", threads: int = 1, dynamic_shapes: Any = None, remote: str | None = None,
-    progress: Progress | None = None,
+    target: str | Target = "native", threads: int | None = None, dynamic_shapes: Any = None,
+    remote: str | None = None, progress: Progress | None = None,
 ) -> Outcome:  # fmt: skip
     """Measure kernels and settings for a model's layers and record what was found.
 
@@ -66,7 +66,7 @@ def tune(
         minutes: when to stop.
         trials: stop after so many at the latest.
         records: the file of records (default: records.jsonl in the folder ``SPARSEC_CACHE``).
-        threads: what programs will run on.
+        threads: what programs will run on (default ``SPARSEC_THREADS``, else 1).
         remote: measure there: ``HOST:PORT`` or ``KEY@HOST:PORT`` (see sparsec.tuning.remote).
         progress: called after every trial with a line about it, how many were made, and the share
             of the budget that is spent.
@@ -76,25 +76,22 @@ def tune(
             not run the target's code, or there are several targets.
         ModelError, Unsupported: as for compile.
     """
-    machine = target if isinstance(target, Target) else target_named(target)
+    machine = machine_of(target, threads=threads)
     graph = import_model(model, shapes, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes)
-    return tune_graph(
-        graph, machine, records_file(records), Budget(minutes, trials), threads, remote, progress
-    )
+    return tune_graph(graph, machine, records_file(records), Budget(minutes, trials), remote, progress)
 
 
 def tune_graph(
-    graph: Graph, target: Target, path: Path, budget: Budget, threads: int = 1, remote: str | None = None,
+    graph: Graph, target: Target, path: Path, budget: Budget, remote: str | None = None,
     progress: Progress | None = None,
 ) -> Outcome:  # fmt: skip
     """:func:`tune` for an imported graph."""
     _refuse(target, remote)
-    target = replace(target, threads=threads)
     name = this_processor().key if remote is None else remote_machine(remote)
-    layers = layers_of(pipeline.run(graph, target, ANALYSIS), target, name, threads)
+    layers = layers_of(pipeline.run(graph, target, ANALYSIS), target, name)
     found = Records.read([path])
     interrupted = False
-    with Measurer(target, threads, remote) as measurer:
+    with Measurer(target, remote) as measurer:
         search = Search(layers, target, found, path, measurer, budget, progress or (lambda *_: None))
         try:
             search.run()

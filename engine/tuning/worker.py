@@ -44,7 +44,6 @@ class Work:
     graph: Graph
     node: str
     target: Mapping[str, Any]
-    threads: int
     #: kernel and settings that every trial is compared with
     default: tuple[str, Config]
     #: the share of x that is not zero, where calibration samples said so
@@ -79,7 +78,7 @@ class Bench:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._target = _target(work.target)
-        if work.threads == 1 and not work.remote:
+        if self._target.threads == 1 and not work.remote:
             pin_to_one_core()
         self._default = self._build(*work.default)
 
@@ -89,7 +88,7 @@ class Bench:
     def measure(self, kernel: str, config: Config) -> Answer:
         """Build a trial and time it beside the default."""
         trial = self._default if (kernel, config) == self._work.default else self._build(kernel, config)
-        settings = self._work.node, self._work.threads, self._work.active
+        settings = self._work.node, self._target.threads, self._work.active
         if self._work.remote:
             from sparsec.tuning.remote import measure
 
