@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import reduce as fold
 from math import prod
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 
@@ -18,9 +18,7 @@ from sparsec.ir.dims import Size, product
 from sparsec.ir.graph import Node, replace
 from sparsec.ir.types import Type
 from sparsec.targets.calls import Call, Context, cycles_of, kernel_call, known, operator_call
-
-if TYPE_CHECKING:
-    from sparsec.targets.kernels.moves import Move
+from sparsec.targets.kernels import boxes
 
 #: bytes of the elements that kernels move
 _WORD = 4
@@ -29,27 +27,25 @@ _WORD = 4
 def transpose(n: Node, context: Context) -> Call:
     """NumPy's transpose."""
     from sparsec.targets import operators
-    from sparsec.targets.kernels import moves
 
     x, axes = context.type(n.args[0]), cast(TransposeAttrs, n.attrs).axes
     words = _words(x)
     if words is None:
         return operator_call(n, context, operators.transpose(x, axes, n.type), (*n.args, n.name))
     shape, order = _in_words(x, words), (*axes, len(axes))
-    return _moves(n, context, moves.transposed(shape, order[: len(shape)]), n.args, 6)
+    return _moves(n, context, boxes.transposed(shape, order[: len(shape)]), n.args, 6)
 
 
 def concat(n: Node, context: Context, written: Collection[int] = ()) -> Call:
     """The arguments one after another; those at the positions ``written`` are there already."""
     from sparsec.targets import operators
-    from sparsec.targets.kernels import moves
 
     axis = cast(ConcatAttrs, n.attrs).axis
     words = _words(n.type)
     if words is None:
         carried = operators.concat([context.type(a) for a in n.args], axis, n.type)
         return operator_call(n, context, carried, (*n.args, n.name))
-    every = moves.joined([_in_words(context.type(a), words) for a in n.args], axis)
+    every = boxes.joined([_in_words(context.type(a), words) for a in n.args], axis)
     left = [m for m in every if m.argument not in written]
     args = [n.args[cast(int, m.argument)] for m in left]
     return _moves(n, context, tuple(replace(m, argument=i) for i, m in enumerate(left)), args, 4)
@@ -57,27 +53,22 @@ def concat(n: Node, context: Context, written: Collection[int] = ()) -> Call:
 
 def parts_of(n: Node, context: Context) -> dict[int, Size]:
     """Arguments of a concat that are one piece of it, and the byte each begins at."""
-    from sparsec.targets.kernels import moves
-
     shapes = [context.type(a).shape for a in n.args]
-    found = moves.joined(shapes, cast(ConcatAttrs, n.attrs).axis)
+    found = boxes.joined(shapes, cast(ConcatAttrs, n.attrs).axis)
     width = np.dtype(n.type.dtype).itemsize
     return {cast(int, m.argument): m.write * width for m in found if m.in_one_piece}
 
 
 def part_begins(n: Node, context: Context) -> Size | None:
     """The byte of x that a slice begins at, when it is one piece of x."""
-    from sparsec.targets.kernels import moves
-
     x, attrs = context.type(n.args[0]), cast(SliceAttrs, n.attrs)
-    (found,) = moves.sliced(x.shape, n.type.shape, attrs.begin, attrs.step)
+    (found,) = boxes.sliced(x.shape, n.type.shape, attrs.begin, attrs.step)
     return found.read * np.dtype(x.dtype).itemsize if found.in_one_piece else None
 
 
 def slice_(n: Node, context: Context) -> Call:
     """A part of x."""
     from sparsec.targets import operators
-    from sparsec.targets.kernels import moves
 
     x, attrs = context.type(n.args[0]), cast(SliceAttrs, n.attrs)
     words = _words(x)
@@ -86,13 +77,12 @@ def slice_(n: Node, context: Context) -> Call:
         return operator_call(n, context, carried, (*n.args, n.name))
     shape, result = _in_words(x, words), _in_words(n.type, words)
     begin, step = ((*attrs.begin, 0), (*attrs.step, 1))
-    return _moves(n, context, moves.sliced(shape, result, begin[: len(shape)], step[: len(shape)]), n.args, 4)
+    return _moves(n, context, boxes.sliced(shape, result, begin[: len(shape)], step[: len(shape)]), n.args, 4)
 
 
 def pad(n: Node, context: Context) -> Call:
     """x with a value around it."""
     from sparsec.targets import operators
-    from sparsec.targets.kernels import moves
 
     x, attrs = context.type(n.args[0]), cast(PadAttrs, n.attrs)
     words = _words(x)
@@ -101,7 +91,7 @@ def pad(n: Node, context: Context) -> Call:
         return operator_call(n, context, carried, (*n.args, n.name))
     shape, result = _in_words(x, words), _in_words(n.type, words)
     before = (*attrs.before, 0)[: len(shape)]
-    return _moves(n, context, moves.padded(shape, result, before, attrs.value), n.args, 4)
+    return _moves(n, context, boxes.padded(shape, result, before, attrs.value), n.args, 4)
 
 
 def _words(t: Type) -> int | None:
@@ -115,7 +105,9 @@ def _in_words(t: Type, words: int) -> tuple[Size, ...]:
     return t.shape if words == 1 else (*t.shape, words)
 
 
-def _moves(n: Node, context: Context, moved: tuple[Move, ...], args: Sequence[str], each: float) -> Call:
+def _moves(
+    n: Node, context: Context, moved: tuple[boxes.Move, ...], args: Sequence[str], each: float
+) -> Call:
     from sparsec.targets.kernels import moves
 
     sizes, count = context.sizes, len(args)

@@ -13,7 +13,7 @@ from kernel_harness import Case
 from sparsec.ir.attributes import ResizeAttrs
 from sparsec.ir.dims import Size, symbol, value
 from sparsec.ir.resampling import taps
-from sparsec.targets.kernels import moves, reduce, resize
+from sparsec.targets.kernels import boxes, moves, reduce, resize
 from sparsec.targets.target import Target
 
 Shape = tuple[int, ...]
@@ -39,7 +39,7 @@ def _tiles(grid: Sequence[tuple[Size, int]], bound: Mapping[str, int]) -> int:
 
 
 def _move(
-    label: str, moved: tuple[moves.Move, ...], inputs: Sequence[Any], right: Any, target: Target,
+    label: str, moved: tuple[boxes.Move, ...], inputs: Sequence[Any], right: Any, target: Target,
     bound: Mapping[str, int],
 ) -> Case:  # fmt: skip
     count = len(inputs)
@@ -54,7 +54,7 @@ def _move(
 def transpose_case(shape: Shape, order: Sequence[int], known: bool, target: Target) -> Case:
     """x with its axes in another order."""
     x = draw(*shape)
-    moved = moves.transposed(sizes_of(shape, known), order)
+    moved = boxes.transposed(sizes_of(shape, known), order)
     bound = {} if known else bindings(shape)
     return _move(f"transpose {shape} {order}", moved, [x], x.transpose(order), target, bound)
 
@@ -69,7 +69,7 @@ def concat_case(shapes: Sequence[Shape], axis: int, known: bool, target: Target)
             named[i][axis] = symbol(f"p{i}")
             bound[f"p{i}"] = shape[axis]
     right = np.concatenate(parts, axis)
-    return _move(f"concat {shapes} {axis}", moves.joined(named, axis), parts, right, target, bound)
+    return _move(f"concat {shapes} {axis}", boxes.joined(named, axis), parts, right, target, bound)
 
 
 def slice_case(shape: Shape, where: Sequence[slice], known: bool, target: Target) -> Case:
@@ -79,7 +79,7 @@ def slice_case(shape: Shape, where: Sequence[slice], known: bool, target: Target
     begin, step = [s.start for s in where], [s.step for s in where]
     source, goal = sizes_of(shape, known), sizes_of(right.shape, known, "r")
     bound = {} if known else bindings(shape) | bindings(right.shape, "r")
-    return _move(f"slice {shape} {where}", moves.sliced(source, goal, begin, step), [x], right, target, bound)
+    return _move(f"slice {shape} {where}", boxes.sliced(source, goal, begin, step), [x], right, target, bound)
 
 
 def pad_case(shape: Shape, before: Shape, after: Shape, known: bool, target: Target) -> Case:
@@ -89,7 +89,7 @@ def pad_case(shape: Shape, before: Shape, after: Shape, known: bool, target: Tar
     source = sizes_of(shape, known)
     goal = [n + b + a for n, b, a in zip(source, before, after, strict=True)]
     bound = {} if known else bindings(shape)
-    moved = moves.padded(source, goal, before, 2.5)
+    moved = boxes.padded(source, goal, before, 2.5)
     return _move(f"pad {shape} {before} {after}", moved, [x], right, target, bound)
 
 

@@ -24,7 +24,7 @@ from sparsec.sparsity.pattern import infer
 from sparsec.targets.target import Problem, Target
 from sparsec.targets.x86 import AVX2, AVX512
 
-from .corpus import Build
+from .graph_build import Build
 from .report_cases import layer
 
 

@@ -13,6 +13,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("tvm")
 
 import corpus
+import graph_build
 import onnx
 from onnx_models import Array, assert_close, encoder, mlp, onnxruntime_run
 from test_cli import refusal
@@ -161,7 +162,7 @@ def test_an_encoder() -> None:
 def test_graphs_of_the_corpus(make: Any) -> None:
     """Open sizes, convolutions, operators carried as TIR: samples may be given for any model."""
     graph = make()
-    inputs = corpus.random_inputs(graph, 2, {"batch": 2, "length": 5})
+    inputs = graph_build.random_inputs(graph, 2, {"batch": 2, "length": 5})
     program = Program.from_bytes(artifact(graph, AVX2, inputs))
     want = evaluate(graph, inputs, dtype=np.float64)
     for name, got in zip(graph.output_names, program.run(None, inputs), strict=True):

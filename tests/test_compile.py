@@ -15,6 +15,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("tvm")
 
 import corpus
+import graph_build
 from kernel_cases import uneven
 from onnx import helper
 from onnx_models import Array, assert_close, encoder, mlp, model, onnxruntime_run, pruned
@@ -48,7 +49,7 @@ def test_every_graph_of_the_corpus(make: Any) -> None:
     graph = make()
     program = Program.from_bytes(artifact(graph, AVX2))
     for batch, length in ((3, 5), (1, 1), (37, 9)):
-        inputs = corpus.random_inputs(graph, batch, {"batch": batch, "length": length})
+        inputs = graph_build.random_inputs(graph, batch, {"batch": batch, "length": length})
         want = evaluate(graph, inputs, dtype=np.float64)
         for name, got in zip(graph.output_names, program.run(None, inputs), strict=True):
             assert_close(got, want[name].astype(got.dtype), 2e-5)

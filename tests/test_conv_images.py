@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("tvm")
 
 from conv_cases import Layer, conv_configs, kinds, layer, make_conv_case, problem_of, suited, weight_of
-from corpus import TARGET, Build
+from corpus import TARGET
+from graph_build import Build
 from kernel_cases import AVX2, EPILOGUES, SPLIT, has_features, unstructured
 from kernel_harness import Case, check_case, run_case
 

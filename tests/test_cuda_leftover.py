@@ -12,10 +12,11 @@ pytest.importorskip("tvm")
 
 import tvm
 from carried_models import CARRIED, OPEN, Carried
-from corpus import BATCH, Build, comparisons, random_inputs
+from corpus import comparisons
 from cuda_models import driver, loaded
 from cuda_programs import check, names_of, program_on, ran, target_of
 from fake_cuda.driver import FakeDriver
+from graph_build import BATCH, Build, random_inputs
 from onnx_models import onnxruntime_run
 from sass import TARGETS, needs_sass, sass
 from tvm.script import tirx as T

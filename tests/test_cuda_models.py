@@ -14,10 +14,11 @@ pytest.importorskip("tvm")
 
 import onnx
 import onnx_models
-from corpus import CORPUS, random_graph, random_inputs
+from corpus import CORPUS, random_graph
 from cuda_models import driver, loaded
 from cuda_programs import ALLOWED, check, names_of, program_on, ran, target_of
 from fake_cuda.driver import FakeDriver
+from graph_build import random_inputs
 from onnx_models import onnxruntime_run
 from sass import needs_nvcc
 from test_models import FIXED, LARGE, OPEN, feeds, session_of

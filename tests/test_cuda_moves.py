@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from corpus import BATCH, LENGTH, Build
 from cuda_models import driver, loaded
 from cuda_programs import check, names_of
 from fake_cuda.driver import FakeDriver
+from graph_build import BATCH, LENGTH, Build
 from sass import TARGETS, needs_sass, sass
 
 from sparsec.ir.attributes import Attrs, ResizeAttrs
@@ -25,7 +25,7 @@ from sparsec.targets.calls import Call, Context
 from sparsec.targets.cuda.kernels.moves import in_units
 from sparsec.targets.cuda.kernels.transpose import Tiles
 from sparsec.targets.cuda.lowering import lower
-from sparsec.targets.kernels.moves import transposed
+from sparsec.targets.kernels.boxes import transposed
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Target
 

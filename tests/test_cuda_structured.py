@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from corpus import Build, random_inputs
 from cuda_models import driver, loaded
 from cuda_programs import check, names_of
 from fake_cuda.driver import FakeDriver
+from graph_build import Build, random_inputs
 from test_cuda_bsr_spmm import blocks
 from test_cuda_nm_gather import shared
 

@@ -12,9 +12,9 @@ pytest.importorskip("onnx")
 pytest.importorskip("tvm")
 
 import onnx_models
-from corpus import BATCH, Build
 from cuda_models import chain_model, cuda_file, driver, loaded
 from fake_cuda.driver import FakeDriver
+from graph_build import BATCH, Build
 from sass import needs_nvcc
 from test_cli import refusal, sparsec
 

@@ -12,7 +12,7 @@ from kernel_harness import check_case
 from stencil_cases import ENDINGS, LAYERS, POOLS, Layer, depthwise_case, pool_case
 
 from sparsec.targets.build import module_of
-from sparsec.targets.kernels import depthwise, pool, stencil
+from sparsec.targets.kernels import depthwise, pool, stencil_planes
 from sparsec.targets.target import Problem, Target
 
 
@@ -73,7 +73,7 @@ def test_large_kernels_are_rolled() -> None:
 
 @pytest.mark.parametrize("layer", [LAYERS[i] for i in (0, 1, 11)], ids=str)
 def test_planes_cut_into_parts(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stencil, "TILE_CYCLES", 30)
+    monkeypatch.setattr(stencil_planes, "TILE_CYCLES", 30)
     case = depthwise_case(replace(layer, images=2), "bias and relu", AVX2)
     assert case.tiles > 2 * layer.channels or layer.width < 8 or layer.strides == (2, 2)
     check_case(replace(case, key=("parts", case.key)))

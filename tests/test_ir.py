@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import corpus
+import corpus_attention
 import numpy as np
 import pytest
-from corpus import BATCH, LENGTH, TARGET
+from corpus import TARGET
+from graph_build import BATCH, LENGTH
 
 from sparsec import pipeline
 from sparsec.errors import IRError
@@ -111,7 +113,7 @@ def test_shared_subtrees_stay_cheap() -> None:
     assert hash(pickle.loads(pickle.dumps(expr.gelu(Arg(0))))) == hash(expr.gelu(Arg(0)))
 
 
-@pytest.mark.parametrize("make", [corpus.mlp_gelu, corpus.attention_exported, corpus.reductions])
+@pytest.mark.parametrize("make", [corpus.mlp_gelu, corpus_attention.attention_exported, corpus.reductions])
 def test_text(make: Callable[[], Graph], golden: Callable[[str, str], None]) -> None:
     passes = (simplify, fuse_attention, fuse_elementwise, simplify)
     golden(f"{make.__name__}.txt", printer.text(pipeline.run(make(), TARGET, passes)))

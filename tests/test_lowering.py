@@ -13,7 +13,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("tvm")
 
 import onnx
-from corpus import BATCH, LENGTH, TARGET, Build, random_inputs
+from corpus import TARGET
+from graph_build import BATCH, LENGTH, Build, random_inputs
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import Array, assert_close, onnxruntime_run, pruned
 

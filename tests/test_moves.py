@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("tvm")
 
-from corpus import BATCH, LENGTH, TARGET, Array, Build
+from corpus import TARGET
+from graph_build import BATCH, LENGTH, Array, Build
 from kernel_cases import AVX2, SPLIT, has_features
 from kernel_harness import check_case
 from move_cases import concat_case, pad_case, reduce_case, resize_case, slice_case, transpose_case
@@ -24,7 +25,7 @@ from sparsec.planning.sharing import Sharing
 from sparsec.reference.evaluate import evaluate
 from sparsec.runtime import Program
 from sparsec.targets.calls import Context
-from sparsec.targets.kernels import moves, reduce
+from sparsec.targets.kernels import boxes, reduce
 from sparsec.targets.lowering import lower
 from sparsec.targets.sizes import Sizes
 from sparsec.targets.target import Target
@@ -115,12 +116,12 @@ def test_resizes(coordinates: str, target: Target) -> None:
 
 
 def test_neighbouring_axes_become_one() -> None:
-    (shuffle,) = moves.transposed((BATCH, 2, 58, 40, 40), (0, 2, 1, 3, 4))
+    (shuffle,) = boxes.transposed((BATCH, 2, 58, 40, 40), (0, 2, 1, 3, 4))
     assert [str(a.size) for a in shuffle.axes] == ["batch", "58", "2", "1600"]
-    (whole,) = moves.transposed((1, BATCH, 1, 7), (1, 0, 2, 3))
+    (whole,) = boxes.transposed((1, BATCH, 1, 7), (1, 0, 2, 3))
     assert [str(a.size) for a in whole.axes] == ["7*batch"]
-    (cut,) = moves.sliced((1, 116, 40, 40), (1, 58, 40, 40), (0, 58, 0, 0), (1,) * 4)
-    assert cut.axes == (moves.Axis(58 * 1600, 1, 1),) and cut.read == 58 * 1600
+    (cut,) = boxes.sliced((1, 116, 40, 40), (1, 58, 40, 40), (0, 58, 0, 0), (1,) * 4)
+    assert cut.axes == (boxes.Axis(58 * 1600, 1, 1),) and cut.read == 58 * 1600
     pooled = reduce.merged((BATCH, 64, 7, 7), (2, 3), "mean")
     assert len(pooled.kept) == len(pooled.reduced) == 1 and pooled.rows
 

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import corpus
+import corpus_attention as attention
+import corpus_images as images
 import numpy as np
 import pytest
-from corpus import BEFORE, CORPUS, PASSES, TARGET, Build, random_graph, random_inputs
+from corpus import BEFORE, CORPUS, PASSES, TARGET, random_graph
+from graph_build import BATCH, Build, random_inputs
 
 from sparsec import pipeline
 from sparsec.errors import IRError
@@ -110,29 +113,29 @@ def compiled(make: Callable[[], Graph]) -> Graph:
         (corpus.layer_norm_by_hand, ["layer_norm"]),
         (corpus.rms_norm, ["matmul", "layer_norm", "matmul", "matmul"]),
         (corpus.rms_norm_divided, ["elementwise", "reduce", "layer_norm", "elementwise"]),
-        (corpus.attention_exported, ["reshape", "elementwise", *["matmul"] * 3, "attention", "matmul"]),
-        (corpus.attention_scaled_operands, [*["matmul"] * 3, "attention", "reshape"]),
-        (corpus.attention_merged_batch, [*["matmul"] * 3, "attention"]),
-        (corpus.attention_without_batch, ["reshape", *["matmul"] * 3, "attention", "reshape"]),
-        (corpus.attention_one_position, [*["matmul"] * 3, "attention"]),
+        (attention.attention_exported, ["reshape", "elementwise", *["matmul"] * 3, "attention", "matmul"]),
+        (attention.attention_scaled_operands, [*["matmul"] * 3, "attention", "reshape"]),
+        (attention.attention_merged_batch, [*["matmul"] * 3, "attention"]),
+        (attention.attention_without_batch, ["reshape", *["matmul"] * 3, "attention", "reshape"]),
+        (attention.attention_one_position, [*["matmul"] * 3, "attention"]),
         (corpus.diamond, ["elementwise", "elementwise", "elementwise"]),
         (corpus.constants_fold, ["matmul"]),
         (corpus.equal_values_merge, ["elementwise", "elementwise", "elementwise"]),
         (corpus.moves_that_cancel, ["elementwise"]),
         (corpus.inputs_are_outputs, []),
-        (corpus.conv_batch_norm, ["conv2d"]),
-        (corpus.conv_residual, ["conv2d", "conv2d", "slice", "pad", "conv2d", "conv2d"]),
-        (corpus.conv_scaled_input, ["conv2d", "conv2d", "elementwise", "conv2d"]),
-        (corpus.conv_weight_shared, ["conv2d", "conv2d"]),
-        (corpus.conv_padded_before, ["pad", "conv2d", "pad", "conv2d", "reshape", "conv2d", *["pool"] * 3]),
-        (corpus.conv_sequence, ["conv2d", "conv2d", "reshape"]),
-        (corpus.conv_gated, ["reduce", "conv2d", "conv2d", "reduce", "conv2d", "conv2d", "elementwise"]),
-        (corpus.pyramid, ["conv2d", "pool", "conv2d", "resize", "elementwise", "pool", "resize", "concat"]),
+        (images.conv_batch_norm, ["conv2d"]),
+        (images.conv_residual, ["conv2d", "conv2d", "slice", "pad", "conv2d", "conv2d"]),
+        (images.conv_scaled_input, ["conv2d", "conv2d", "elementwise", "conv2d"]),
+        (images.conv_weight_shared, ["conv2d", "conv2d"]),
+        (images.conv_padded_before, ["pad", "conv2d", "pad", "conv2d", "reshape", "conv2d", *["pool"] * 3]),
+        (images.conv_sequence, ["conv2d", "conv2d", "reshape"]),
+        (images.conv_gated, ["reduce", "conv2d", "conv2d", "reduce", "conv2d", "conv2d", "elementwise"]),
+        (images.pyramid, ["conv2d", "pool", "conv2d", "resize", "elementwise", "pool", "resize", "concat"]),
         (
-            corpus.channel_shuffle,
+            images.channel_shuffle,
             ["conv2d", "concat", "reshape", "slice", "slice", "reshape", "reshape", "conv2d", "concat"],
         ),
-        (corpus.cuts_and_joins, ["concat", "slice", "slice", "slice", "pad"]),
+        (images.cuts_and_joins, ["concat", "slice", "slice", "slice", "pad"]),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -141,21 +144,21 @@ def test_what_is_left(make: Callable[[], Graph], left: list[str]) -> None:
 
 
 def test_attention_whose_weights_are_an_output_stays() -> None:
-    graph = corpus.attention_shows_weights()
+    graph = attention.attention_shows_weights()
     assert fuse_attention(graph, TARGET) is graph
 
 
 @pytest.mark.parametrize(
     ("make", "heads", "scale", "arguments"),
     [
-        (corpus.attention_exported, 3, 0.5, 4),
-        (corpus.attention_scaled_operands, 2, 0.49, 3),
-        (corpus.attention_merged_batch, 2, 1.0, 3),
-        (corpus.attention_without_batch, 2, 0.5, 4),
-        (corpus.attention_length_first, 2, 0.5, 3),
-        (corpus.attention_mask_per_head, 2, 1.0, 4),
-        (corpus.attention_masked_fill, 2, 0.5, 4),
-        (corpus.attention_shared_heads, 4, 0.5, 3),
+        (attention.attention_exported, 3, 0.5, 4),
+        (attention.attention_scaled_operands, 2, 0.49, 3),
+        (attention.attention_merged_batch, 2, 1.0, 3),
+        (attention.attention_without_batch, 2, 0.5, 4),
+        (attention.attention_length_first, 2, 0.5, 3),
+        (attention.attention_mask_per_head, 2, 1.0, 4),
+        (attention.attention_masked_fill, 2, 0.5, 4),
+        (attention.attention_shared_heads, 4, 0.5, 3),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -174,7 +177,7 @@ def test_epilogue_of_gelu_is_one_expression_over_product_and_bias() -> None:
 
 
 def test_a_folded_scale_keeps_the_zeros_of_a_weight_and_rounds_once() -> None:
-    graph, folded = corpus.conv_batch_norm(), compiled(corpus.conv_batch_norm)
+    graph, folded = images.conv_batch_norm(), compiled(images.conv_batch_norm)
     layer = only(folded, Op.CONV2D)
     before, after = (g.consts[only(g, Op.CONV2D).args[1]] for g in (graph, folded))
     assert ((before == 0) == (after == 0)).all() and (before == 0).any()
@@ -199,9 +202,9 @@ def test_a_scale_that_overflows_stays_outside() -> None:
 )  # fmt: skip
 def test_what_a_convolution_adds(shape: tuple[int | str, ...], fused: bool) -> None:
     b = Build()
-    sizes = [corpus.BATCH if s == "batch" else s for s in shape]
+    sizes = [BATCH if s == "batch" else s for s in shape]
     other = b.input(*sizes) if "batch" in shape else b.random(*(int(s) for s in shape))
-    y = b.conv(b.input(corpus.BATCH, 3, 4, 5), b.random(6, 3, 1, 1))
+    y = b.conv(b.input(BATCH, 3, 4, 5), b.random(6, 3, 1, 1))
     left = ops(fuse_elementwise(b.graph(b.apply("add", y, other)), TARGET))
     assert left == (["conv2d"] if fused else ["conv2d", "elementwise"])
 
@@ -277,8 +280,8 @@ def test_integer_division_is_not_multiplication() -> None:
 
 
 def test_broadcast_of_unknown_sizes_is_uncertain() -> None:
-    assert broadcast([(corpus.BATCH, 1), (4,)]) == (corpus.BATCH, 4)
-    assert broadcast([(corpus.BATCH,), (4,)]) is None
+    assert broadcast([(BATCH, 1), (4,)]) == (BATCH, 4)
+    assert broadcast([(BATCH,), (4,)]) is None
 
 
 def break_the_graph(graph: Graph, target: Target) -> Graph:
@@ -287,7 +290,9 @@ def break_the_graph(graph: Graph, target: Target) -> Graph:
 
 
 def test_layouts_change_at_the_borders_of_a_cluster_only(golden: Callable[[str, str], None]) -> None:
-    golden("attention_layouts.txt", printer.text(pipeline.run(corpus.attention_exported(), TARGET, LAID_OUT)))
+    golden(
+        "attention_layouts.txt", printer.text(pipeline.run(attention.attention_exported(), TARGET, LAID_OUT))
+    )
 
 
 def test_few_tokens_stay_row_major() -> None:

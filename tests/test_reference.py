@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import corpus
+import corpus_attention
 import numpy as np
 import pytest
 import scipy.special
-from corpus import BATCH, LENGTH, Build, random_inputs
+from graph_build import BATCH, LENGTH, Build, random_inputs
 from numpy.typing import NDArray
 
 from sparsec.errors import InputError, IRError
@@ -114,7 +114,7 @@ def test_named_activations() -> None:
 
 
 def test_float32_stays_float32_and_is_near_the_oracle() -> None:
-    graph = corpus.attention_exported()
+    graph = corpus_attention.attention_exported()
     inputs = random_inputs(graph)
     single, double = evaluate(graph, inputs)["out0"], evaluate(graph, inputs, dtype=np.float64)["out0"]
     assert (single.dtype, double.dtype) == (np.float32, np.float64)

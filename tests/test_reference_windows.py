@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpus import BATCH, Build, random_inputs
+from graph_build import BATCH, Build, random_inputs
 from numpy.typing import NDArray
 
 from sparsec.errors import IRError

@@ -11,6 +11,9 @@ from types import ModuleType
 from typing import Any
 
 import corpus
+import corpus_attention
+import corpus_images
+import graph_build
 import numpy as np
 import pytest
 from conv_cases import LAYERS, conv_configs, make_conv_case, suited, weight_of
@@ -145,9 +148,9 @@ def run(program: Program, feeds: Mapping[str, Any]) -> list[Any]:
 
 #: graphs, and which target is named first
 GRAPHS = (
-    (corpus.attention_exported, (x86.AVX2, WIDE)),
+    (corpus_attention.attention_exported, (x86.AVX2, WIDE)),
     (corpus.recurrent_layers, (WIDE, x86.AVX2)),
-    (corpus.conv_residual, (x86.AVX2, WIDE)),
+    (corpus_images.conv_residual, (x86.AVX2, WIDE)),
 )
 
 
@@ -156,7 +159,7 @@ def test_graphs_agree_on_every_code(make: Any, targets: tuple[Target, ...]) -> N
     graph: Graph = make()
     data = artifact(graph, joined(targets))
     for batch in (1, 37):
-        feeds = corpus.random_inputs(graph, batch, {"batch": batch})
+        feeds = graph_build.random_inputs(graph, batch, {"batch": batch})
         expected = evaluate(graph, feeds)
         for isa in ("x86-64-v3", "split"):
             program = Program.from_bytes(data, isa=isa)

@@ -8,12 +8,14 @@ from typing import Any, TypeAlias
 
 from sparsec.targets.cost import epilogue_cycles
 from sparsec.targets.geometry import Geometry
-from sparsec.targets.kernels import rolled, stencil
+from sparsec.targets.kernels import rolled, stencil, stencil_planes
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.epilogue import extra_pointers, finish
 from sparsec.targets.kernels.math import lanes_of
 from sparsec.targets.kernels.shuffles import Registers
-from sparsec.targets.kernels.stencil import Block, Division, Stencil
+from sparsec.targets.kernels.stencil import Stencil
+from sparsec.targets.kernels.stencil_block import Block
+from sparsec.targets.kernels.stencil_planes import Division
 from sparsec.targets.target import Problem, Target
 
 name = "depthwise"
@@ -45,7 +47,7 @@ def plane_cycles(problem: Problem, target: Target) -> float:
 
 def division_of(problem: Problem, target: Target) -> Division:
     """How the planes of an image become tiles."""
-    return stencil.divide(shape_of(problem, target), problem.rows, plane_cycles(problem, target))
+    return stencil_planes.divide(shape_of(problem, target), problem.rows, plane_cycles(problem, target))
 
 
 def emit(problem: Problem, target: Target, name: str) -> Any:
@@ -54,7 +56,7 @@ def emit(problem: Problem, target: Target, name: str) -> Any:
 
     def body(k: Kernel) -> None:
         visit = _straight(k, problem, shape, division) if shape else _rolled(k, problem)
-        with stencil.planes_of(k, division, problem.rows) as (image, channel, part):
+        with stencil_planes.planes_of(k, division, problem.rows) as (image, channel, part):
             visit(image, channel, part)
 
     pointers = [("x", "float32"), ("w", "float32"), *extra_pointers(problem), ("y", "float32")]
@@ -89,7 +91,7 @@ def _straight(k: Kernel, problem: Problem, shape: Stencil, division: Division) -
             )  # fmt: skip
 
         planes = _planes(k, problem, image, channel)
-        stencil.sweep(k, held, shape, planes, part, division.parts, 0.0, block)
+        stencil_planes.sweep(k, held, shape, planes, part, division.parts, 0.0, block)
 
     return visit
 

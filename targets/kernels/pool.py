@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsec.targets.geometry import Geometry
-from sparsec.targets.kernels import rolled, stencil
+from sparsec.targets.kernels import rolled, stencil, stencil_planes
 from sparsec.targets.kernels.builder import Kernel, prim_func
 from sparsec.targets.kernels.shuffles import Registers, combine_rows, pick
-from sparsec.targets.kernels.stencil import Block, Division, Stencil
+from sparsec.targets.kernels.stencil import Stencil
+from sparsec.targets.kernels.stencil_block import Block
+from sparsec.targets.kernels.stencil_planes import Division
 from sparsec.targets.target import Target
 
 name = "pool"
@@ -78,8 +80,8 @@ def division_of(pooling: Pooling, target: Target) -> Division:
     """How the planes of an image become tiles."""
     g, cycles = pooling.geometry, plane_cycles(pooling, target)
     if by_channels(pooling, target):
-        return Division(target.lanes * max(1, round(stencil.TILE_CYCLES / cycles / target.lanes)), 1)
-    return stencil.divide(shape_of(pooling, target), g.groups, cycles)
+        return Division(target.lanes * max(1, round(stencil_planes.TILE_CYCLES / cycles / target.lanes)), 1)
+    return stencil_planes.divide(shape_of(pooling, target), g.groups, cycles)
 
 
 def emit(pooling: Pooling, target: Target, name: str) -> Any:
@@ -119,9 +121,9 @@ def _straight(k: Kernel, pooling: Pooling, shape: Stencil, division: Division) -
 
         b.store(value, lambda result, where, lanes: k.put(k["y"], where, result, lanes))
 
-    with stencil.planes_of(k, division, g.groups) as (image, channel, part):
+    with stencil_planes.planes_of(k, division, g.groups) as (image, channel, part):
         planes = _planes(k, g, image, channel)
-        stencil.sweep(k, held, shape, planes, part, division.parts, pooling.fill, block)
+        stencil_planes.sweep(k, held, shape, planes, part, division.parts, pooling.fill, block)
 
 
 def _combine(k: Kernel, held: Registers, pooling: Pooling, b: Block, lines: Any, acc: Any) -> None:
@@ -176,7 +178,7 @@ def _rolled(k: Kernel, pooling: Pooling, division: Division) -> None:
             value = value / k.splat(k.bind(count), lanes)
         k.put(k["y"], where, value, lanes)
 
-    with stencil.planes_of(k, division, g.groups) as (image, channel, _):
+    with stencil_planes.planes_of(k, division, g.groups) as (image, channel, _):
         planes = _planes(k, g, image, channel)
         rolled.roll(k, g, planes, registers, pooling.fill, lambda total, x, _: pooling.join(total, x), put)
 

@@ -1,6 +1,6 @@
 """moves: boxes of row-major tensors copied into one another: concat, slice and many transposes.
 
-What an operation copies is described as on a processor (:mod:`sparsec.targets.kernels.moves`).  A thread
+What an operation copies is described as on a processor (:mod:`sparsec.targets.kernels.boxes`).  A thread
 copies units of up to 16 bytes, as many as stay together; neighbours in y belong to neighbouring threads,
 so that every warp writes whole lines.  Where rows become columns, :mod:`.transpose` does the work.
 Elements are bits: their dtype is not looked at.
@@ -24,7 +24,7 @@ from sparsec.targets.cuda.builder import Kernel, device_function, int64, integer
 from sparsec.targets.cuda.calls import device_call
 from sparsec.targets.cuda.kernels import transpose as tiled
 from sparsec.targets.cuda.parts.places import coordinates, divided, number
-from sparsec.targets.kernels.moves import Move, joined, sliced, transposed
+from sparsec.targets.kernels.boxes import Move, joined, sliced, transposed
 from sparsec.targets.kernels.tiles import Numbers
 
 #: threads of a block, and units that each copies

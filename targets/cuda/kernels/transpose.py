@@ -16,7 +16,7 @@ from tvm.script.ir_builder import tirx as T
 from sparsec.ir.dims import Size, product
 from sparsec.targets.cuda.builder import Array, Kernel, device_function, int64, integer
 from sparsec.targets.cuda.parts.places import coordinates, number
-from sparsec.targets.kernels.moves import Axis, Move
+from sparsec.targets.kernels.boxes import Axis, Move
 from sparsec.targets.kernels.tiles import Numbers
 from sparsec.targets.sizes import Sizes
 
