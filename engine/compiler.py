@@ -25,6 +25,7 @@ from sparsec.passes.infer_patterns import infer_patterns
 from sparsec.passes.lower_precision import lower_precision
 from sparsec.passes.pack import pack
 from sparsec.passes.pack_recurrent import pack_recurrent
+from sparsec.passes.remove_channels import remove_channels
 from sparsec.passes.simplify import simplify
 from sparsec.planning.foreign import foreign_program
 from sparsec.planning.planner import plan_program
@@ -43,8 +44,9 @@ if TYPE_CHECKING:
 
 #: what happens to a graph, in order
 PASSES: tuple[Pass, ...] = (
-    simplify, fuse_attention, fuse_norms, simplify, fuse_elementwise, fold_convolution, flatten_convolution,
-    simplify, infer_patterns, lower_precision, assign_layouts, choose_format, pack_recurrent, pack,
+    simplify, fuse_attention, fuse_norms, simplify, remove_channels, simplify, fuse_elementwise,
+    fold_convolution, flatten_convolution, simplify, infer_patterns, lower_precision, assign_layouts,
+    choose_format, pack_recurrent, pack,
 )  # fmt: skip
 
 #: what describing a model needs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, cast
 
 from sparsec.ir.attributes import ConvAttrs, MatmulAttrs
@@ -54,7 +55,10 @@ class _Rewriter:
         weight = self._weight(n)
         extras = [self._extra(a, n) for a in n.args[2:]]
         name = self._name(f"{n.name}_flat")
-        attrs = MatmulAttrs(cast(ConvAttrs, n.attrs).epilogue)
+        old = cast(ConvAttrs, n.attrs)
+        rows_gone, channels_gone = old.removed
+        positions = prod(cast("tuple[int, ...]", self.nodes[n.args[1]].type.shape[2:]))
+        attrs = MatmulAttrs(old.epilogue, removed=(rows_gone, channels_gone * positions))
         kind = Type((images, rows))
         self.built.append(Node(name, Op.MATMUL, (flat, weight, *extras), kind, attrs, origin=n.origin))
         self.built.append(replace(n, op=Op.RESHAPE, args=(name,), attrs=None))

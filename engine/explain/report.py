@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from sparsec.explain.next_speedup import suggestions, tokens_of
-from sparsec.ir.attributes import ConstAttrs, MatmulAttrs, TirAttrs
+from sparsec.ir.attributes import ConstAttrs, ConvAttrs, MatmulAttrs, TirAttrs
 from sparsec.ir.graph import Choice, Graph, Node, Op
 from sparsec.planning.work import operations_of, step_node, traffic_of, work_of
 from sparsec.sparsity.bound import bound_bytes
-from sparsec.sparsity.pattern import Pattern
+from sparsec.sparsity.pattern import Pattern, percent
 from sparsec.sparsity.picture import raster
 from sparsec.targets.layers import is_layer
 from sparsec.targets.problem import predicted_columns, problem_of
@@ -49,17 +49,13 @@ def _layer(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) -> dic
     choice = n.choice[0]
     w = nodes[n.args[1]]
     pattern = cast(ConstAttrs, w.attrs).pattern
-    convolution = n.op is Op.CONV2D
     return {
         "node": n.name, "origin": n.origin, "weight": w.name,
-        "kind": "convolution" if convolution else "linear",
-        "shape": list(w.type.shape) if convolution else list(w.type.shape[::-1]),
+        "kind": "convolution" if n.op is Op.CONV2D else "linear",
         "tokens": _size(tokens_of(n)), **_predicted_for(nodes, n, target), **_work(graph, nodes, n, choice),
-        "found": pattern.describe() if pattern else "", "sparsity": _rounded(pattern),
-        **_activation_zeros(n),
+        **_in_the_model(n, w, pattern), **_activation_zeros(n),
         "format": choice.format, "kernel": choice.kernel, "config": dict(choice.config),
-        "reason": choice.reason, "bytes": _packed_bytes(graph, choice),
-        "dense_bytes": int(graph.consts[w.name].nbytes), **_bound(pattern, w),
+        "reason": choice.reason, "bytes": _packed_bytes(graph, choice), **_bound(pattern, w),
         "candidates": [
             {
                 "kernel": c.kernel, "format": c.format, "microseconds": c.microseconds, "nbytes": c.nbytes,
@@ -67,6 +63,26 @@ def _layer(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) -> dic
             }
             for c in choice.candidates
         ],
+    }  # fmt: skip
+
+
+def _in_the_model(n: Node, w: Node, pattern: Pattern | None) -> dict[str, Any]:
+    """The weight as the model has it: what remove_channels left out counts as zero."""
+    gone_outputs, gone_inputs = cast(MatmulAttrs | ConvAttrs, n.attrs).removed
+    shape = cast("tuple[int, ...]", w.type.shape if n.op is Op.CONV2D else w.type.shape[::-1])
+    outputs, inputs, *taps = shape
+    whole = [outputs + gone_outputs, inputs + gone_inputs, *taps]
+    item, left = np.dtype(w.type.dtype).itemsize, pattern.describe() if pattern else ""
+    about: dict[str, Any] = {"shape": whole, "dense_bytes": item * prod(whole)}
+    if whole == list(shape):
+        return about | {"found": left, "sparsity": _rounded(pattern)}
+    zeros = 1 - (pattern.density if pattern else 1.0) * prod(shape) / prod(whole)
+    pairs = ((gone_outputs, whole[0], "outputs"), (gone_inputs, whole[1], "inputs"))
+    gone = [f"{count} of {of} {what}" for count, of, what in pairs if count]
+    found = f"{percent(zeros)} zero or never read, {' and '.join(gone)} are left out, the rest is {left}"
+    return about | {
+        "found": found, "sparsity": round(zeros, 6),
+        "removed": {"outputs": gone_outputs, "inputs": gone_inputs},
     }  # fmt: skip
 
 
@@ -147,13 +163,11 @@ def _depthwise(nodes: dict[str, Node], n: Node) -> dict[str, Any]:
     w = nodes[n.args[1]]
     attrs = w.attrs
     pattern = attrs.pattern if isinstance(attrs, ConstAttrs) else None
-    nbytes = 4 * prod(cast("tuple[int, ...]", w.type.shape))
     return {
         "node": n.name, "origin": n.origin, "kind": "convolution", "weight": w.name,
-        "shape": list(w.type.shape), "found": pattern.describe() if pattern else "",
-        "sparsity": _rounded(pattern), "format": "dense", "kernel": "depthwise", "config": {},
+        **_in_the_model(n, w, pattern), "format": "dense", "kernel": "depthwise", "config": {},
         "reason": "dense: each channel has a filter of its own, too small for skipping to pay",
-        "bytes": nbytes, "dense_bytes": nbytes, **_bound(pattern, w), "candidates": [],
+        "bytes": 4 * prod(cast("tuple[int, ...]", w.type.shape)), **_bound(pattern, w), "candidates": [],
     }  # fmt: skip
 
 

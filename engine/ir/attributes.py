@@ -24,11 +24,13 @@ class MatmulAttrs:
     """``epilogue`` reads the product as Arg(0) and the extra arguments as Arg(1) onward.
 
     ``active``: the share of x's features that were not zero in every token of a calibration
-    sample, on average; None where there was none.
+    sample, on average; None where there was none.  ``removed``: outputs and inputs that the weight
+    had more in the model (see remove_channels).
     """
 
     epilogue: Expr | None = None
     active: float | None = None
+    removed: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class ConvAttrs:
     """``padding`` is (top, left, bottom, right); pairs are (vertical, horizontal).
 
     ``epilogue`` reads the convolution as Arg(0) and the extra arguments as Arg(1) onward.
+    ``removed``: outputs and input channels that the weight had more in the model.
     """
 
     strides: tuple[int, int] = (1, 1)
@@ -90,6 +93,7 @@ class ConvAttrs:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     epilogue: Expr | None = None
+    removed: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,13 @@ def _settings(attrs: Attrs) -> tuple[str, ...]:
         return (str(attrs.index),)
     if isinstance(attrs, ConvAttrs | PoolAttrs):
         return _window(attrs)
+    if isinstance(attrs, MatmulAttrs):
+        return _removed(attrs)
     return _moves(attrs)
+
+
+def _removed(attrs: MatmulAttrs | ConvAttrs) -> tuple[str, ...]:
+    return (f"removed={attrs.removed}",) if any(attrs.removed) else ()
 
 
 def _window(attrs: ConvAttrs | PoolAttrs) -> tuple[str, ...]:
@@ -98,6 +104,7 @@ def _window(attrs: ConvAttrs | PoolAttrs) -> tuple[str, ...]:
     found += [f"dilation={attrs.dilation}"] if attrs.dilation != (1, 1) else []
     if isinstance(attrs, ConvAttrs):
         found += [f"groups={attrs.groups}"] if attrs.groups != 1 else []
+        found += _removed(attrs)
     else:
         found += ["count_padding"] if attrs.count_padding else []
     return tuple(found)

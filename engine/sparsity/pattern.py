@@ -142,13 +142,13 @@ class Pattern:
 
     def describe(self) -> str:
         """One fragment of a sentence: ``90.0 % zero, unstructured, 307 nonzeros a row (sd 17)``."""
-        parts = [f"{_percent(self.sparsity)} zero", *_character(self), *_dead(self)]
+        parts = [f"{percent(self.sparsity)} zero", *_character(self), *_dead(self)]
         if self.live:
             parts.append(f"without them {_character(self.live)[0]}")
         return ", ".join(parts)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """One decimal, more where rounding would claim all or none."""
     digits = 1
     while digits < 6 and 0 < share < 1 and round(100 * share, digits) in (0, 100):
@@ -177,7 +177,7 @@ def _nonzeros_a_row(p: Pattern) -> str:
 
 def _hubs(p: Pattern) -> str:
     hubs = " and ".join(_count(n, f"hub {what}") for n, what in _lines(p.hub_rows, p.hub_columns))
-    return f"{hubs} with {_percent(p.hub_share)} of the nonzeros"
+    return f"{hubs} with {percent(p.hub_share)} of the nonzeros"
 
 
 def _dead(p: Pattern) -> list[str]:
