@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsec.ir.attributes import (
+    AttentionAttrs,
     ConcatAttrs,
     ConvAttrs,
     ElementwiseAttrs,
@@ -206,6 +207,19 @@ def _called(part: Call, values: list[Array]) -> Array:
     return np.where(known & np.isfinite(found), found, np.nan)
 
 
+def _attention(state: ChannelSlots, n: Node) -> Channels | None:
+    """A head goes as a whole: its queries, keys and values with what it makes of them."""
+    heads = cast(AttentionAttrs, n.attrs).heads
+    parts = [c for a in n.args[:3] if (c := state.found.get(a)) is not None and c.axis == 2]
+    masks = [state.nodes[a].type.shape for a in n.args[3:]]
+    if len(parts) < 3 or any(len(shape) > 2 and shape[-3] != 1 for shape in masks):
+        return None
+    first, *others = (column for c in parts for column in c.slots.reshape(heads, -1).T)
+    for other in others:
+        state.bind(first, other)
+    return parts[2]
+
+
 def _pool(state: ChannelSlots, n: Node) -> Channels | None:
     x, attrs = state.found.get(n.args[0]), cast(PoolAttrs, n.attrs)
     if x is None or x.axis != 1:
@@ -312,7 +326,7 @@ def _pad(state: ChannelSlots, n: Node) -> Channels | None:
 
 _Rule: TypeAlias = Callable[[ChannelSlots, Node], Channels | None]
 _RULES: Mapping[Op, _Rule] = {
-    Op.MATMUL: _layer, Op.CONV2D: _layer, Op.ELEMENTWISE: _elementwise, Op.POOL: _pool, Op.RESIZE: _resize,
-    Op.REDUCE: _reduce, Op.TRANSPOSE: _transpose, Op.RESHAPE: _reshape, Op.CONCAT: _concat,
-    Op.SLICE: _slice, Op.PAD: _pad,
+    Op.MATMUL: _layer, Op.CONV2D: _layer, Op.ATTENTION: _attention, Op.ELEMENTWISE: _elementwise,
+    Op.POOL: _pool, Op.RESIZE: _resize, Op.REDUCE: _reduce, Op.TRANSPOSE: _transpose,
+    Op.RESHAPE: _reshape, Op.CONCAT: _concat, Op.SLICE: _slice, Op.PAD: _pad,
 }  # fmt: skip

@@ -56,9 +56,9 @@ class _Rewriter:
         extras = [self._extra(a, n) for a in n.args[2:]]
         name = self._name(f"{n.name}_flat")
         old = cast(ConvAttrs, n.attrs)
-        rows_gone, channels_gone = old.removed
-        positions = prod(cast("tuple[int, ...]", self.nodes[n.args[1]].type.shape[2:]))
-        attrs = MatmulAttrs(old.epilogue, removed=(rows_gone, channels_gone * positions))
+        places = prod(cast("tuple[int, ...]", self.nodes[n.args[1]].type.shape[2:]))
+        inputs = tuple(c * places + i for c in old.removed.inputs for i in range(places))
+        attrs = MatmulAttrs(old.epilogue, removed=replace(old.removed, inputs=inputs))
         kind = Type((images, rows))
         self.built.append(Node(name, Op.MATMUL, (flat, weight, *extras), kind, attrs, origin=n.origin))
         self.built.append(replace(n, op=Op.RESHAPE, args=(name,), attrs=None))

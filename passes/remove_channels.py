@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec.ir.attributes import ConvAttrs, MatmulAttrs, SliceAttrs
+from sparsec.ir.attributes import AttentionAttrs, ConvAttrs, MatmulAttrs, Removed, SliceAttrs
 from sparsec.ir.graph import Graph, Node, Op, const_node, fresh_name, replace, with_nodes
 from sparsec.passes.channel_slots import Channels, ChannelSlots
 from sparsec.passes.fold_constant_channels import fold_constant_channels
@@ -29,7 +29,8 @@ def remove_channels(graph: Graph, target: Target) -> Graph:
     A channel goes when every weight that meets it is zero and nothing else reads it; a filter of zeros makes
     one number, which is folded into the layers that read it first (:mod:`fold_constant_channels`).
     The graph computes the same; inputs and outputs keep their shapes.  Weights in blocks or N:M
-    lose whole blocks or groups only.  ``MatmulAttrs.removed`` and ``ConvAttrs.removed`` say how much went.
+    lose whole blocks or groups only, attention whole heads.  ``MatmulAttrs.removed`` and
+    ``ConvAttrs.removed`` say what went.
     """
     while True:
         after = _without_unread(fold_constant_channels(graph), target)
@@ -122,6 +123,9 @@ class _Removal:
         if own is None:
             return n
         axis = self.slots.found[n.name].axis
+        if isinstance(n.attrs, AttentionAttrs):
+            whole = own.reshape(n.attrs.heads, -1)[:, 0]
+            n = replace(n, attrs=replace(n.attrs, heads=int(whole.sum())))
         if n.op is Op.ELEMENTWISE:
             n = replace(n, args=tuple(self._operand(a, n, axis, own) for a in n.args))
         shape = (*n.type.shape[:axis], int(own.sum()), *n.type.shape[axis + 1 :])
@@ -142,8 +146,8 @@ class _Removal:
         for mask, axis in ((rows, row_axis), (columns, column_axis)):
             weight = weight if mask is None else np.compress(mask, weight, axis)
         attrs = cast(MatmulAttrs | ConvAttrs, n.attrs)
-        gone = tuple(0 if m is None else int((~m).sum()) for m in (rows, columns))
-        attrs = replace(attrs, removed=(attrs.removed[0] + gone[0], attrs.removed[1] + gone[1]))
+        removed = Removed(_with(attrs.removed.outputs, rows), _with(attrs.removed.inputs, columns))
+        attrs = replace(attrs, removed=removed)
         if depthwise:
             attrs = replace(cast(ConvAttrs, attrs), groups=len(weight))
         return replace(n, args=(n.args[0], self._const(n.args[1], weight)), attrs=attrs)
@@ -170,3 +174,11 @@ class _Removal:
         self.consts[name] = np.ascontiguousarray(array)
         self.built.append(const_node(name, self.consts[name]))
         return name
+
+
+def _with(removed: tuple[int, ...], mask: Array | None) -> tuple[int, ...]:
+    """The places removed before, and those of what was left that a mask does not keep."""
+    if mask is None:
+        return removed
+    left = np.setdiff1d(np.arange(len(mask) + len(removed)), removed)
+    return tuple(sorted((*removed, *left[~mask].tolist())))

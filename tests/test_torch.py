@@ -51,6 +51,24 @@ def test_a_pruned_module_and_its_report() -> None:
     assert hasattr(module[0], "weight_orig"), "the caller's module stays as it was"
 
 
+def test_structured_pruning_leaves_a_small_dense_network() -> None:
+    """What torch's own ln_structured zeroes is left out, in the file too."""
+    module = nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1),
+        nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 64, 256), nn.ReLU(), nn.Linear(256, 10),
+    ).eval()  # fmt: skip
+    module[1].bias.data.normal_()
+    for layer in (module[0], module[3], module[7]):
+        prune.ln_structured(layer, "weight", amount=0.5, n=2, dim=0)
+    program = sparsec.compile(module, example_inputs=(torch.randn(1, 3, 16, 16),))
+    agree(program, module, torch.randn(1, 3, 16, 16))
+    first, second, third, last = program.report["layers"]
+    assert (first["shape"], second["shape"]) == ([64, 3, 3, 3], [64, 64, 3, 3])
+    assert third["removed"] == {"outputs": 128, "inputs": 32 * 64} and last["removed"]["inputs"] == 128
+    assert second["removed"]["outputs"] == 32 and "32 of 64 outputs" in second["found"]
+    assert 0.74 < third["sparsity"] < 0.76 and third["bytes"] < 0.26 * third["dense_bytes"]
+
+
 @pytest.mark.parametrize("batch", [1, 3, 33])
 def test_a_dynamic_batch(batch: int) -> None:
     module = nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 8), nn.Softmax(-1))

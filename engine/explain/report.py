@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from sparsec.explain.next_speedup import suggestions, tokens_of
-from sparsec.ir.attributes import ConstAttrs, ConvAttrs, MatmulAttrs, TirAttrs
+from sparsec.ir.attributes import ConstAttrs, ConvAttrs, MatmulAttrs, Removed, TirAttrs
 from sparsec.ir.graph import Choice, Graph, Node, Op
 from sparsec.planning.work import operations_of, step_node, traffic_of, work_of
 from sparsec.sparsity.bound import bound_bytes
@@ -36,7 +36,7 @@ def report_of(graph: Graph, planned: Planned | None, target: Target) -> dict[str
     order = {n.name: i for i, n in enumerate(graph.nodes)}
     layers.sort(key=lambda entry: order[entry["node"]])
     for entry in layers:
-        entry["raster"] = _raster(graph, entry)
+        entry["raster"] = _raster(graph, nodes, entry)
     numbers = {entry["node"]: i for i, entry in reversed(list(enumerate(layers)))}
     return {
         "layers": layers, "steps": _steps(graph, planned, numbers) if planned else [],
@@ -68,22 +68,23 @@ def _layer(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) -> dic
 
 def _in_the_model(n: Node, w: Node, pattern: Pattern | None) -> dict[str, Any]:
     """The weight as the model has it: what remove_channels left out counts as zero."""
-    gone_outputs, gone_inputs = cast(MatmulAttrs | ConvAttrs, n.attrs).removed
     shape = cast("tuple[int, ...]", w.type.shape if n.op is Op.CONV2D else w.type.shape[::-1])
+    removed = _removed(n)
     outputs, inputs, *taps = shape
-    whole = [outputs + gone_outputs, inputs + gone_inputs, *taps]
+    whole = [outputs + len(removed.outputs), inputs + len(removed.inputs), *taps]
     item, left = np.dtype(w.type.dtype).itemsize, pattern.describe() if pattern else ""
     about: dict[str, Any] = {"shape": whole, "dense_bytes": item * prod(whole)}
-    if whole == list(shape):
+    if removed == Removed():
         return about | {"found": left, "sparsity": _rounded(pattern)}
     zeros = 1 - (pattern.density if pattern else 1.0) * prod(shape) / prod(whole)
-    pairs = ((gone_outputs, whole[0], "outputs"), (gone_inputs, whole[1], "inputs"))
-    gone = [f"{count} of {of} {what}" for count, of, what in pairs if count]
-    found = f"{percent(zeros)} zero or never read, {' and '.join(gone)} are left out, the rest is {left}"
-    return about | {
-        "found": found, "sparsity": round(zeros, 6),
-        "removed": {"outputs": gone_outputs, "inputs": gone_inputs},
-    }  # fmt: skip
+    gone = {"outputs": len(removed.outputs), "inputs": len(removed.inputs)}
+    parts = [f"{gone[what]} of {of} {what}" for what, of in zip(gone, whole, strict=False) if gone[what]]
+    found = f"{percent(zeros)} zero or never read, {' and '.join(parts)} are left out, the rest is {left}"
+    return about | {"found": found, "sparsity": round(zeros, 6), "removed": gone}
+
+
+def _removed(n: Node) -> Removed:
+    return n.attrs.removed if isinstance(n.attrs, MatmulAttrs | ConvAttrs) else Removed()
 
 
 def _bound(pattern: Pattern | None, w: Node) -> dict[str, int]:
@@ -171,10 +172,15 @@ def _depthwise(nodes: dict[str, Node], n: Node) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _raster(graph: Graph, entry: dict[str, Any]) -> list[str]:
+def _raster(graph: Graph, nodes: dict[str, Node], entry: dict[str, Any]) -> list[str]:
     """Where the zeros of a layer's weight are; a linear layer's is stored inputs x outputs."""
     weight = graph.consts[entry["weight"]]
-    return raster(weight.T if entry["kind"] == "linear" else weight.reshape(len(weight), -1))
+    matrix = weight.T if entry["kind"] == "linear" else weight
+    removed = _removed(nodes[entry["node"]])
+    for axis, places in enumerate((removed.outputs, removed.inputs)):
+        # np.insert counts in what is left
+        matrix = np.insert(matrix, np.array(places, int) - np.arange(len(places)), 0, axis)
+    return raster(matrix.reshape(len(matrix), -1))
 
 
 def _rounded(pattern: Pattern | None) -> float:

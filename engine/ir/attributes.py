@@ -20,17 +20,27 @@ class ConstAttrs:
 
 
 @dataclass(frozen=True, slots=True)
+class Removed:
+    """Outputs and inputs (a convolution's channels) of a layer that the model has and the weight has not.
+
+    Sorted, counted in the model's weight; see ``sparsec.passes.remove_channels``.
+    """
+
+    outputs: tuple[int, ...] = ()
+    inputs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class MatmulAttrs:
     """``epilogue`` reads the product as Arg(0) and the extra arguments as Arg(1) onward.
 
     ``active``: the share of x's features that were not zero in every token of a calibration
-    sample, on average; None where there was none.  ``removed``: outputs and inputs that the weight
-    had more in the model (see remove_channels).
+    sample, on average; None where there was none.
     """
 
     epilogue: Expr | None = None
     active: float | None = None
-    removed: tuple[int, int] = (0, 0)
+    removed: Removed = Removed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +95,6 @@ class ConvAttrs:
     """``padding`` is (top, left, bottom, right); pairs are (vertical, horizontal).
 
     ``epilogue`` reads the convolution as Arg(0) and the extra arguments as Arg(1) onward.
-    ``removed``: outputs and input channels that the weight had more in the model.
     """
 
     strides: tuple[int, int] = (1, 1)
@@ -93,7 +102,7 @@ class ConvAttrs:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     epilogue: Expr | None = None
-    removed: tuple[int, int] = (0, 0)
+    removed: Removed = Removed()
 
 
 @dataclass(frozen=True, slots=True)

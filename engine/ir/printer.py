@@ -91,7 +91,8 @@ def _settings(attrs: Attrs) -> tuple[str, ...]:
 
 
 def _removed(attrs: MatmulAttrs | ConvAttrs) -> tuple[str, ...]:
-    return (f"removed={attrs.removed}",) if any(attrs.removed) else ()
+    gone = len(attrs.removed.outputs), len(attrs.removed.inputs)
+    return (f"removed={gone}",) if any(gone) else ()
 
 
 def _window(attrs: ConvAttrs | PoolAttrs) -> tuple[str, ...]:
