@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +28,16 @@ OPSET = 17
 
 @dataclass(frozen=True)
 class Pruning:
-    """``sparsity`` of every pruned layer, in blocks of ``outputs`` neighbours; ``only_1x1``: no others."""
+    """``sparsity`` of every pruned layer, in blocks of ``outputs`` neighbours; ``only_1x1``: no others.
+
+    ``filters``: whole filters of the convolutions within residual blocks but each block's last, and the
+    weights that meet their channels (Li et al. 2017, pruning filters for efficient convnets).
+    """
 
     sparsity: float
     outputs: int = 1
     only_1x1: bool = False
+    filters: bool = False
 
 
 def _normed(convolution: nn.Conv2d, *, relu: bool = True) -> nn.Sequential:
@@ -133,6 +139,13 @@ def layer_3x3(channels: int) -> nn.Module:
 
 def prune(model: nn.Module, pruning: Pruning) -> None:
     """Set the blocks of smallest magnitude of every pruned layer to zero, in place."""
+    if pruning.filters:
+        for layer, reader in _within_blocks(model):
+            order = layer.weight.data.flatten(1).abs().sum(dim=1).argsort()
+            removed = order[: round(pruning.sparsity * len(order))]
+            layer.weight.data[removed] = 0
+            reader.weight.data[:, removed] = 0
+        return
     for layer in _pruned(model, pruning):
         weight = layer.weight.data
         blocks = weight.reshape(-1, pruning.outputs, weight[0].numel())
@@ -141,6 +154,13 @@ def prune(model: nn.Module, pruning: Pruning) -> None:
         kept = blocks.new_ones(order.numel())
         kept[removed] = 0
         weight *= kept.reshape(blocks.shape[0], 1, -1).expand_as(blocks).reshape(weight.shape)
+
+
+def _within_blocks(model: nn.Module) -> Iterator[tuple[Any, Any]]:
+    """Convolutions of a residual block, and the one that reads each."""
+    for block in model.modules():
+        for part, following in pairwise(getattr(block, "branch", ())):
+            yield part[0], following[0]
 
 
 def _pruned(model: nn.Module, pruning: Pruning) -> Iterator[Any]:

@@ -187,6 +187,7 @@ WORKLOADS: tuple[Workload, ...] = (
     _resnet50("resnet50_u90", "90 % unstructured", Pruning(0.90)),
     _resnet50("resnet50_u95", "95 % unstructured", Pruning(0.95)),
     _resnet50("resnet50_b4x1_90", "90 % in blocks of 4 outputs", Pruning(0.90, outputs=4)),
+    _resnet50("resnet50_f50", "half of the filters within blocks zero", Pruning(0.50, filters=True)),
     _resnet50("resnet50_16_dense", "dense", Pruning(0.0), batch=16, optional=True),
     _resnet50("resnet50_16_u90", "90 % unstructured", Pruning(0.90), batch=16, optional=True),
     _convolutional(

@@ -100,7 +100,9 @@ def test_the_digits_network(driver: FakeDriver, dtype: str) -> None:
 
 @every_dtype
 def test_lenet(driver: FakeDriver, shared_data: Path, dtype: str) -> None:
-    assert "csr_conv" in agrees(driver, shared_data / "pruned/dns_lenet5_sparse/model.onnx", dtype, (2,))
+    """Without the channels nobody reads it is small enough for dense halves."""
+    kernels = agrees(driver, shared_data / "pruned/dns_lenet5_sparse/model.onnx", dtype, (2,))
+    assert {"csr_conv" if dtype == "float32" else "dense_conv"} <= set(kernels)
 
 
 def with_pattern(proto: onnx.ModelProto, kept: int, of: int) -> onnx.ModelProto:
