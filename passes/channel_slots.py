@@ -28,9 +28,8 @@ from sparsec.ir.attributes import (
     TransposeAttrs,
 )
 from sparsec.ir.dims import product
-from sparsec.ir.expr import Arg, Call, Expr, Scalar, walk
 from sparsec.ir.graph import Graph, Node, Op
-from sparsec.reference.expr import evaluate_expr
+from sparsec.passes.known_values import along, evaluated
 from sparsec.targets.layers import is_depthwise
 
 Array: TypeAlias = NDArray[Any]
@@ -54,7 +53,7 @@ class Channels:
 
 
 class ChannelSlots:
-    """What was found in a graph: ``found`` by value; ``read`` and ``bound`` say which slots go together."""
+    """What was found in a graph: the channels of every value that has any (``found``), and which are read."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.nodes = graph, graph.node_map()
@@ -166,45 +165,13 @@ def _elementwise(state: ChannelSlots, n: Node) -> Channels | None:
     for other in list(tracked.values())[1:]:
         state.bind(first.slots, other.slots)
     operands = [
-        tracked[i].constants if i in tracked else _along(state.graph.consts.get(a), axis, size)
+        tracked[i].constants if i in tracked else along(state.graph.consts.get(a), axis, size)
         for i, a in enumerate(n.args)
     ]
-    constants = _evaluated(cast(ElementwiseAttrs, n.attrs).expr, operands, size)
+    constants = evaluated(cast(ElementwiseAttrs, n.attrs).expr, operands, size)
+    if not n.type.dtype.startswith("float"):
+        constants = np.full(size, np.nan)  # whole numbers divide otherwise
     return Channels(axis + len(n.type.shape), first.slots, constants)
-
-
-def _along(array: Array | None, axis: int, size: int) -> Array:
-    """A constant as one number for each index of an axis (counted from the last), NaN if it is not that."""
-    if array is not None and array.dtype.kind in "fiub":
-        if array.size == 1:
-            return np.full(size, float(array.reshape(())))
-        if array.size == size and array.ndim >= -axis and array.shape[axis] == size:
-            return array.astype(np.float64).ravel()
-    return np.full(size, np.nan)
-
-
-def _evaluated(expr: Expr, operands: Sequence[Array], size: int) -> Array:
-    """An expression's value where it is known: NaN stands for what is not, which zero times is zero."""
-    memo: dict[Expr, Array] = {}
-    for part in walk(expr):
-        if isinstance(part, Arg):
-            memo[part] = operands[part.index]
-        elif isinstance(part, Scalar):
-            memo[part] = np.full(size, part.value)
-        else:
-            memo[part] = _called(part, [memo[o] for o in part.operands])
-    return memo[expr]
-
-
-def _called(part: Call, values: list[Array]) -> Array:
-    known = ~np.isnan(values).any(0)
-    plain = Call(part.function, tuple(map(Arg, range(len(values)))))
-    with np.errstate(all="ignore"):
-        found = evaluate_expr(plain, [np.where(np.isnan(v), 1.0, v) for v in values], np.float64)
-    if part.function == "mul":
-        zero = (values[0] == 0) | (values[1] == 0)
-        known, found = known | zero, np.where(zero, 0.0, found)
-    return np.where(known & np.isfinite(found), found, np.nan)
 
 
 def _attention(state: ChannelSlots, n: Node) -> Channels | None:

@@ -13,7 +13,7 @@ from sparsec.compiler import ANALYSIS, PASSES, with_measured
 from sparsec.errors import ModelError
 from sparsec.explain.report import report_of
 from sparsec.ir.graph import Graph, Node, Op, with_nodes
-from sparsec.passes.infer_patterns import infer_patterns
+from sparsec.passes.remove_channels import remove_channels
 from sparsec.sparsity.prune import Pruning
 from sparsec.targets.layers import is_layer, weight_matrix
 from sparsec.targets.target import Target
@@ -68,7 +68,7 @@ def as_if_pruned(graph: Graph, target: Target, pruning: Pruning) -> Graph:
     Raises:
         ModelError: no layer of it can be pruned.
     """
-    ready = pipeline.run(graph, target, PASSES[: PASSES.index(infer_patterns)])
+    ready = pipeline.run(graph, target, PASSES[: PASSES.index(remove_channels)])
     nodes = ready.node_map()
     if not any(is_layer(nodes, n) for n in ready.nodes):
         raise ModelError("the model has no layer with a constant weight that could be pruned")
