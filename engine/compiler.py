@@ -84,7 +84,7 @@ def compile(
             predicted to be faster.  Results are right for any inputs; where many fewer are zero than
             in the samples, a layer that skips them is slower than it would be without.
         dense: names of layers that run dense whatever is predicted, as ``sparsec bench`` names them;
-            True for all.
+            True for all, of which no channel is left out then.
         progress: called with ``("passes", 3, 12)`` or ``("kernels", 7, 40)`` while they are done;
             it runs in the calling thread.
         tune: minutes, or a Budget of minutes and trials, to measure kernels for before (see
@@ -181,6 +181,8 @@ def _with_dense(passes: tuple[Pass, ...], dense: bool | Sequence[str]) -> tuple[
     """The passes, and before the choice one that takes dense kernels for the layers named."""
     if dense is False:
         return passes
+    if dense is True:  # what others would run: nothing is left out either
+        passes = tuple(one for one in passes if one is not remove_channels)
     at = passes.index(choose_format)
     layers = None if dense is True else tuple(dense)
     return (*passes[:at], ChooseDense(layers), *passes[at:])

@@ -15,7 +15,9 @@ from torch import nn  # noqa: E402
 from torch.nn.utils import prune  # noqa: E402
 
 import sparsec  # noqa: E402
+from sparsec.bench.compare import is_sparse  # noqa: E402
 from sparsec.errors import ModelError  # noqa: E402
+from sparsec.explain.summary import times_of  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,6 +69,11 @@ def test_structured_pruning_leaves_a_small_dense_network() -> None:
     assert third["removed"] == {"outputs": 128, "inputs": 32 * 64} and last["removed"]["inputs"] == 128
     assert second["removed"]["outputs"] == 32 and "32 of 64 outputs" in second["found"]
     assert 0.74 < third["sparsity"] < 0.76 and third["bytes"] < 0.26 * third["dense_bytes"]
+    assert times_of(third).speed_up > 2.5, "over the whole layer, not over what is left of it"
+    whole = sparsec.compile(module, example_inputs=(torch.randn(1, 3, 16, 16),), dense=True)
+    agree(whole, module, torch.randn(1, 3, 16, 16))
+    assert all(layer["bytes"] >= layer["dense_bytes"] for layer in whole.report["layers"])
+    assert is_sparse(program) and not is_sparse(whole)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 33])

@@ -179,5 +179,5 @@ def _by_node(program: Program, feeds: Mapping[str, Any], repeats: int) -> dict[s
 
 
 def is_sparse(program: Program) -> bool:
-    """Whether any layer skips zeros."""
-    return any(layer["format"] != "dense" for layer in program.report["layers"])
+    """Whether any layer skips zeros, or channels were left out."""
+    return any(layer["format"] != "dense" or "removed" in layer for layer in program.report["layers"])

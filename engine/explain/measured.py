@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparsec.bench.compare import is_sparse
 from sparsec.bench.measure import Turn
 from sparsec.explain.summary import OPEN
 
@@ -41,7 +42,7 @@ def measured(
         A report whose ``measured`` holds the sum of all steps, that of the dense program, how many
         turns of how many runs each had, and what sizes left open were.
     """
-    if dense is not None and _kernels(dense) == _kernels(program):
+    if dense is not None and not is_sparse(program) and _kernels(dense) == _kernels(program):
         dense = program
     programs = [program] if dense is None or dense is program else [program, dense]
     turns: list[list[list[float]]] = [[] for _ in programs]
@@ -112,7 +113,11 @@ def _add_dense(report: dict[str, Any], dense: Mapping[str, Any]) -> None:
     found = {layer["node"]: layer for layer in dense["layers"]}
     for layer in report["layers"]:
         other = found.get(layer["node"], {})
-        if "measured_microseconds" in other and other["kernel"] != layer["kernel"]:
+        if "measured_microseconds" not in other:
+            continue
+        if "whole_dense" in layer:
+            layer["whole_dense"]["measured_microseconds"] = other["measured_microseconds"]
+        elif other["kernel"] != layer["kernel"]:
             _note(layer, other["kernel"], other["measured_microseconds"])
 
 

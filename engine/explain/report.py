@@ -9,7 +9,8 @@ import numpy as np
 
 from sparsec.explain.next_speedup import suggestions, tokens_of
 from sparsec.ir.attributes import ConstAttrs, ConvAttrs, MatmulAttrs, Removed, TirAttrs
-from sparsec.ir.graph import Choice, Graph, Node, Op
+from sparsec.ir.graph import Choice, Graph, Node, Op, replace
+from sparsec.passes.choose_format import candidates
 from sparsec.planning.work import operations_of, step_node, traffic_of, work_of
 from sparsec.sparsity.bound import bound_bytes
 from sparsec.sparsity.pattern import Pattern, percent
@@ -53,7 +54,7 @@ def _layer(graph: Graph, nodes: dict[str, Node], n: Node, target: Target) -> dic
         "node": n.name, "origin": n.origin, "weight": w.name,
         "kind": "convolution" if n.op is Op.CONV2D else "linear",
         "tokens": _size(tokens_of(n)), **_predicted_for(nodes, n, target), **_work(graph, nodes, n, choice),
-        **_in_the_model(n, w, pattern), **_activation_zeros(n),
+        **_in_the_model(n, w, pattern), **_whole(nodes, n, target), **_activation_zeros(n),
         "format": choice.format, "kernel": choice.kernel, "config": dict(choice.config),
         "reason": choice.reason, "bytes": _packed_bytes(graph, choice), **_bound(pattern, w),
         "candidates": [
@@ -81,6 +82,22 @@ def _in_the_model(n: Node, w: Node, pattern: Pattern | None) -> dict[str, Any]:
     parts = [f"{gone[what]} of {of} {what}" for what, of in zip(gone, whole, strict=False) if gone[what]]
     found = f"{percent(zeros)} zero or never read, {' and '.join(parts)} are left out, the rest is {left}"
     return about | {"found": found, "sparsity": round(zeros, 6), "removed": gone}
+
+
+def _whole(nodes: dict[str, Node], n: Node, target: Target) -> dict[str, Any]:
+    """What dense kernels are predicted to take for all a model's weight, where some was left out."""
+    removed = _removed(n)
+    if removed == Removed() or not is_layer(nodes, n, target.dtypes):
+        return {}
+    problem = problem_of(nodes, n)
+    conv, taps = problem.conv, problem.conv.taps if problem.conv else 1
+    rows, inner = problem.rows + len(removed.outputs), problem.inner + len(removed.inputs) * taps
+    if conv is not None:
+        conv = replace(conv, channels=conv.channels + len(removed.inputs))
+    full = Pattern((rows, inner), (rows, inner), problem.dtype, rows * inner, kind="dense")
+    found = candidates(replace(problem, rows=rows, inner=inner, conv=conv), full, target)
+    times = [candidate.microseconds for candidate, _, _ in found if candidate.format == "dense"]
+    return {"whole_dense": {"microseconds": min(times)}} if times else {}
 
 
 def _removed(n: Node) -> Removed:

@@ -104,7 +104,8 @@ def times_of(layer: Layer, sizes: Mapping[str, int] | None = None) -> Times:
         per = int(layer["predicted_for"])
         factor = -(-number(layer.get("tokens", per), sizes) // per)
     own = [c for c in candidates if c.get("kernel") == layer.get("kernel")]
-    dense = [c for c in candidates if c.get("format") == "dense"]
+    left_out = [layer["whole_dense"]] if "whole_dense" in layer else []
+    dense = left_out or [c for c in candidates if c.get("format") == "dense"]
     return Times(
         _least(own, "microseconds", factor),
         _least(dense, "microseconds", factor),
