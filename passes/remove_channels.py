@@ -17,7 +17,7 @@ from sparsec.targets.target import Target
 
 Array: TypeAlias = NDArray[Any]
 
-#: fewer than this share of a value's channels are not worth loops with a ragged end
+#: fewer than this share of a layer's outputs are not worth loops with a ragged end
 LEAST_SHARE = 1 / 16
 #: kernels for GPUs read vectors of so many elements
 GPU_MULTIPLE = 8
@@ -50,15 +50,17 @@ def _without_unread(graph: Graph, target: Target) -> Graph:
 
 
 def _kept(slots: ChannelSlots, target: Target) -> Array:
-    """For every slot, whether it stays: no value loses all or next to nothing; on GPUs a multiple is left."""
+    """For every slot, whether it stays: nothing loses all, no layer next to nothing; GPUs keep multiples."""
     multiple = GPU_MULTIPLE if target.gpu else 1
     while True:
         kept, before = slots.needed(), slots.reads
-        for channels in slots.found.values():
+        for name, channels in slots.found.items():
             gone = channels.slots[~kept[channels.slots]]
             left = len(channels.slots) - len(gone)
             short = -left % multiple if left else 1
-            slots.read(gone[:short] if len(gone) - short >= LEAST_SHARE * len(channels.slots) else gone)
+            layer = slots.nodes[name].op in (Op.MATMUL, Op.CONV2D)
+            few = layer and len(gone) - short < LEAST_SHARE * len(channels.slots)
+            slots.read(gone if few else gone[:short])
         if slots.reads == before:
             return kept
 

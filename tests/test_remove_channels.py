@@ -223,6 +223,14 @@ def test_not_all_and_not_a_few() -> None:
     assert weights(removed(graph)) == [(7, SIZE), (SIZE, 5)]
 
 
+def test_a_few_of_many_that_were_joined_go() -> None:
+    """What a layer loses counts, not what that is of a concat."""
+    b = Build()
+    x = b.input(BATCH, 3, 6, 6)
+    parts = [filters(b, x, 128), filters(b, x, 8, range(4), bias=np.full(8, -1.0))]
+    assert weights(removed(b.graph(filters(b, b.concat(1, *parts), 5))))[1:] == [(4, 3, 3, 3), (5, 132, 3, 3)]
+
+
 def test_gpus_keep_multiples() -> None:
     b = Build()
     graph = b.graph(neurons(b, neurons(b, b.input(BATCH, 8), SIZE, range(27)), 8))

@@ -136,6 +136,8 @@ def _reasons(layers: Iterable[Layer]) -> Text:
 def reason_of(layer: Layer) -> str:
     """Why the choice was made, and what was found if the reason does not say."""
     found, reason = str(layer.get("found", "")), str(layer.get("reason", ""))
+    if "removed" in layer:
+        return f"the weight is {found}; of that: {reason}"
     return reason if found in reason else f"{reason}; the weight is {found}"
 
 
