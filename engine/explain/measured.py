@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsec.bench.compare import is_sparse
 from sparsec.bench.measure import Turn
 from sparsec.explain.summary import OPEN
 
@@ -42,7 +41,7 @@ def measured(
         A report whose ``measured`` holds the sum of all steps, that of the dense program, how many
         turns of how many runs each had, and what sizes left open were.
     """
-    if dense is not None and not is_sparse(program) and _kernels(dense) == _kernels(program):
+    if dense is not None and _runs_alike(program, dense):
         dense = program
     programs = [program] if dense is None or dense is program else [program, dense]
     turns: list[list[list[float]]] = [[] for _ in programs]
@@ -80,8 +79,10 @@ def _without_times(layer: Mapping[str, Any]) -> dict[str, Any]:
     return {**layer, "candidates": kept}
 
 
-def _kernels(program: Program) -> list[str]:
-    return [str(step["kernel"]) for step in program.report["steps"]]
+def _runs_alike(program: Program, dense: Program) -> bool:
+    """Whether a program has nothing but dense kernels, and all the channels of its model."""
+    kernels = ([step["kernel"] for step in one.report["steps"]] for one in (program, dense))
+    return next(kernels) == next(kernels) and not any("removed" in n for n in program.report["layers"])
 
 
 def _turn(program: Program, feeds: Mapping[str, Any]) -> list[float]:
