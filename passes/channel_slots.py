@@ -278,7 +278,7 @@ def _side_by_side(parts: Sequence[Channels], state: ChannelSlots) -> Channels | 
 
 def _slice(state: ChannelSlots, n: Node) -> Channels | None:
     x, attrs = state.found.get(n.args[0]), cast(SliceAttrs, n.attrs)
-    if x is None or attrs.step[x.axis] != 1:
+    if x is None or attrs.step[x.axis] != 1 or not n.type.shape[x.axis]:
         return None
     begin, size = attrs.begin[x.axis], cast(int, n.type.shape[x.axis])
     return x.picked(slice(begin, begin + size))
