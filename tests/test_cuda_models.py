@@ -123,6 +123,19 @@ def test_a_perceptron_with_two_of_four_weights(driver: FakeDriver, dtype: str) -
     assert agrees(driver, proto, dtype, (1, 37)).count("nm_spmm") == 1
 
 
+@halves
+def test_a_perceptron_of_half_its_neurons(driver: FakeDriver, dtype: str) -> None:
+    """Of 1024 neurons 509 are zero: 504 go, since a multiple of 8 stays."""
+    proto = onnx_models.mlp("n", (512, 1024, 16), zeros=0.0)
+    first = next(t for t in proto.graph.initializer if tuple(t.dims) == (512, 1024))
+    weight = onnx.numpy_helper.to_array(first).copy()
+    weight[:, :509] = 0
+    first.CopyFrom(onnx.numpy_helper.from_array(weight, first.name))
+    [layer, *_] = sparsec.analyze(proto, target="sm_90a", dtype=dtype)["layers"]
+    assert layer["removed"] == {"outputs": 504, "inputs": 0}
+    agrees(driver, proto, dtype, (1, 37))
+
+
 @every_dtype
 def test_an_encoder_layer(driver: FakeDriver, dtype: str) -> None:
     kernels = agrees(driver, onnx_models.encoder("n", "m", width=64, heads=2), dtype, (3,))
