@@ -215,28 +215,30 @@ def _transpose(state: ChannelSlots, n: Node) -> Channels | None:
 
 
 def _reshape(state: ChannelSlots, n: Node) -> Channels | None:
-    """The axis kept, joined with axes after it, or split so that its channels fall into equal runs."""
+    """The axis kept, joined with axes after it, or split."""
     x = state.found.get(n.args[0])
     if x is None:
         return None
     old, new, size = state.nodes[n.args[0]].type.shape, n.type.shape, len(x.slots)
     before, after = product(old[: x.axis]), product(old[x.axis + 1 :])
-    fitting = [
-        (axis, wide, product(new[axis + 1 :]))
-        for axis, wide in enumerate(new)
-        if isinstance(wide, int) and wide and product(new[:axis]) == before
-    ]
-    for axis, wide, inner in fitting:
-        if wide % size == 0 and inner * (wide // size) == after:
+    splits: list[tuple[int, int, Array]] = []
+    for axis, wide in enumerate(new):
+        outer, inner = product(new[:axis]), product(new[axis + 1 :])
+        if not isinstance(wide, int) or not wide:
+            continue
+        if outer == before and wide % size == 0 and inner * (wide // size) == after:
             return x.picked(np.repeat(np.arange(size), wide // size), axis)
-    for axis, wide, inner in fitting:
-        if wide > 1 and size % wide == 0 and inner == after * (size // wide):
-            return _in_runs(state, x, axis, wide)
-    return None
+        places = np.arange(size)
+        if wide > 1 and size % wide == 0 and outer == before and inner == after * (size // wide):
+            splits.append((wide, axis, places.reshape(wide, -1)))
+        elif wide > 1 and size % wide == 0 and inner == after and outer == before * (size // wide):
+            splits.append((wide, axis, places.reshape(-1, wide).T))
+    return _split(state, x, *max(splits, key=lambda s: s[:2])[1:]) if splits else None
 
 
-def _in_runs(state: ChannelSlots, x: Channels, axis: int, runs: int) -> Channels:
-    slots, constants = x.slots.reshape(runs, -1), x.constants.reshape(runs, -1)
+def _split(state: ChannelSlots, x: Channels, axis: int, places: Array) -> Channels:
+    """Along the largest part of an axis that was split: what one index of it holds goes together."""
+    slots, constants = x.slots[places], x.constants[places]
     for left, right in pairwise(slots.T):
         state.bind(left, right)
     same = (constants == constants[:, :1]).all(1)

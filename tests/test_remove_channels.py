@@ -172,6 +172,23 @@ def test_axes_split_and_moved() -> None:
     assert weights(after) == [(7, 96), (24, 24, 3, 3), (24, 5)]
 
 
+def test_transposed_convolutions_and_shuffled_channels() -> None:
+    """Phases of a transposed convolution become pixels; halves of the channels alternate."""
+    b = Build()
+    x = filters(b, b.input(BATCH, 3, 4, 4), SIZE, HALF, bias=NEGATIVE)
+    dead = b.const(without(drawn(SIZE, SIZE, 2, 2), HALF))
+    phases = [b.conv(x, dead, padding=(1, 1, 0, 0)) for _ in range(4)]
+    x = b.reshape(b.concat(1, *phases), BATCH, 2, 2, SIZE, 4, 4)
+    x = b.reshape(b.transpose(x, 0, 3, 4, 1, 5, 2), BATCH, SIZE, 8, 8)
+    after = removed(b.graph(filters(b, x, 5)))
+    assert weights(after) == [(24, 3, 3, 3), *[(24, 24, 2, 2)] * 4, (5, 24, 3, 3)]
+    b = Build()
+    pairs = [c for c in range(SIZE) if c % 24 < 12]
+    x = b.reshape(filters(b, b.input(BATCH, 3, 4, 4), SIZE, pairs, bias=NEGATIVE), BATCH, 2, 24, 4, 4)
+    x = b.reshape(b.transpose(x, 0, 2, 1, 3, 4), BATCH, SIZE, 4, 4)
+    assert weights(removed(b.graph(filters(b, x, 5)))) == [(24, 3, 3, 3), (5, 24, 3, 3)]
+
+
 @pytest.mark.parametrize("by", ["values", "readers", "one feature"])
 def test_attention_loses_whole_heads(by: str) -> None:
     """A head goes if its values are one number each, or nobody reads it; a single feature stays."""
