@@ -109,6 +109,12 @@ class ChannelSlots:
             if int(needed.sum()) == before:
                 return needed
 
+    def met(self, n: Node) -> Channels | None:
+        """The channels that the inputs of a layer's weight meet; None for grouped convolutions."""
+        x, groups = self.found.get(n.args[0]), n.attrs.groups if isinstance(n.attrs, ConvAttrs) else 1
+        axis = 1 if n.op is Op.CONV2D else len(self.nodes[n.args[0]].type.shape) - 1
+        return x if x is not None and x.axis == axis and groups == 1 else None
+
     def weight(self, n: Node) -> Array | None:
         """The weight of a layer of nothing but its product: a matmul or a convolution."""
         array = self.graph.consts.get(n.args[1])
@@ -127,11 +133,11 @@ def _layer(state: ChannelSlots, n: Node) -> Channels | None:
         return _depthwise(state, n, weight) if is_depthwise(state.nodes, n) else None
     used = weight != 0
     inputs, outputs = (0, 1) if n.op is Op.MATMUL else (1, 0)
-    x = state.found.get(n.args[0])
-    if x is not None:
-        read = used.any(tuple(a for a in range(used.ndim) if a != inputs))
-        own = len(state.nodes[n.args[0]].type.shape) - 1 if n.op is Op.MATMUL else 1
-        state.read(x.slots[read] if x.axis == own else x.slots)
+    x = state.met(n)
+    if x is None:
+        state.read_all(n.args[:1])
+    else:
+        state.read(x.slots[used.any(tuple(a for a in range(used.ndim) if a != inputs))])
     dead = ~used.any(tuple(a for a in range(used.ndim) if a != outputs))
     axis = len(n.type.shape) - 1 if n.op is Op.MATMUL else 1
     return Channels(axis, state.new(len(dead)), np.where(dead, 0.0, np.nan))

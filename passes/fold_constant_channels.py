@@ -63,9 +63,7 @@ class _Folding:
         """The number each input of a layer holds, NaN where it is none or is not read."""
         if n.op not in (Op.MATMUL, Op.CONV2D) or (weight := self.slots.weight(n)) is None:
             return None
-        x = self.slots.found.get(n.args[0])
-        last = len(self.slots.nodes[n.args[0]].type.shape) - 1
-        if x is None or x.axis != (last if n.op is Op.MATMUL else 1) or _is_grouped(n):
+        if (x := self.slots.met(n)) is None:
             return None
         known = np.where(_inputs_first(n, weight).any((1, 2)), x.constants, np.nan)
         return None if np.isnan(known).all() else known
@@ -91,10 +89,6 @@ class _Folding:
         self.consts[name] = np.ascontiguousarray(array)
         self.built.append(const_node(name, self.consts[name]))
         return name
-
-
-def _is_grouped(n: Node) -> bool:
-    return n.op is Op.CONV2D and cast(ConvAttrs, n.attrs).groups != 1
 
 
 def _inputs_first(n: Node, weight: Array) -> Array:

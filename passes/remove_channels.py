@@ -12,7 +12,7 @@ from sparsec.ir.graph import Graph, Node, Op, const_node, fresh_name, replace, w
 from sparsec.passes.channel_slots import Channels, ChannelSlots
 from sparsec.passes.fold_constant_channels import fold_constant_channels
 from sparsec.sparsity.pattern import infer
-from sparsec.targets.layers import weight_matrix
+from sparsec.targets.layers import is_depthwise, weight_matrix
 from sparsec.targets.target import Target
 
 Array: TypeAlias = NDArray[Any]
@@ -71,9 +71,9 @@ def _bind_structures(slots: ChannelSlots, kept: Array) -> None:
         if n.op not in (Op.MATMUL, Op.CONV2D) or n.name not in slots.found:
             continue
         weight = slots.weight(n)
-        x, y = slots.found.get(n.args[0]), slots.found[n.name]
+        x, y = slots.met(n), slots.found[n.name]
         mine = [c for c in (x, y) if c is not None and not kept[c.slots].all()]
-        if weight is None or not mine or (n.op is Op.CONV2D and cast(ConvAttrs, n.attrs).groups != 1):
+        if weight is None or not mine or is_depthwise(slots.nodes, n):
             continue
         pattern = infer(weight_matrix(n, weight))
         rows = columns = 1

@@ -77,7 +77,7 @@ def test_neurons() -> None:
     after = removed(b.graph(neurons(b, h, 5)))
     assert weights(after) == [(7, 24), (24, 24), (24, 5)]
     gone = tuple(HALF)
-    found = [n.attrs.removed for n in layers(after)]  # type: ignore[union-attr]
+    found = [n.attrs.removed for n in layers(after)]
     assert found == [Removed(gone), Removed(gone, gone), Removed((), gone)]
 
 
@@ -148,7 +148,7 @@ def test_channels_pass_through_what_keeps_them() -> None:
     flat = b.reshape(b.pool("max", both, 4, 4), 1, 32 * 4)
     after = removed(b.graph(neurons(b, flat, 5)))
     assert weights(after) == [(24, 3, 3, 3), (24, 1, 3, 3), (8, 24, 3, 3), (20 * 4, 5)]
-    assert layers(after)[1].attrs.groups == 24  # type: ignore[union-attr]
+    assert layers(after)[1].attrs.groups == 24
 
 
 def test_gates_and_means() -> None:
